@@ -1,0 +1,95 @@
+//! Rows to experts and back: a counting sort, a gather and a weighted sum. Bound by memory.
+
+use super::Cpu;
+use super::simd::{Job, Simd, dispatch as with_isa};
+use crate::dims::DispatchDims;
+use rayon::prelude::*;
+
+/// A stable counting sort of the slots by expert.
+pub fn plan(offsets: &mut [u32], slot_of_row: &mut [u32], row_of_slot: &mut [u32], indices: &[u32], dims: DispatchDims) {
+    dims.check_plan(offsets.len(), slot_of_row.len(), row_of_slot.len(), indices.len());
+    let rows = dims.rows();
+    let offsets = &mut offsets[..=dims.experts];
+    offsets.fill(0);
+    for &expert in &indices[..rows] {
+        offsets[expert as usize + 1] += 1;
+    }
+    for expert in 0..dims.experts {
+        offsets[expert + 1] += offsets[expert];
+    }
+    let mut next = offsets.to_vec();
+    for (slot, &expert) in indices[..rows].iter().enumerate() {
+        let row = next[expert as usize];
+        next[expert as usize] += 1;
+        slot_of_row[row as usize] = slot as u32;
+        row_of_slot[slot] = row;
+    }
+}
+
+pub fn dispatch(cpu: &Cpu, x_r: &mut [f32], x_t: &[f32], slot_of_row: &[u32], dims: DispatchDims) {
+    dims.check(x_t.len(), x_r.len(), slot_of_row.len());
+    let (rows, width, top_k) = (dims.rows(), dims.width, dims.top_k);
+    if width == 0 {
+        return;
+    }
+    cpu.pool().install(|| {
+        x_r[..rows * width]
+            .par_chunks_mut(width)
+            .zip(&slot_of_row[..rows])
+            .with_min_len(64)
+            .for_each(|(row, &slot)| {
+                row.copy_from_slice(&x_t[slot as usize / top_k * width..][..width]);
+            });
+    });
+}
+
+struct Combine<'a> {
+    y_t: &'a mut [f32],
+    y_r: &'a [f32],
+    weights: Option<&'a [f32]>,
+    rows: &'a [u32],
+    width: usize,
+}
+
+impl Job for Combine<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (k, &row) in self.rows.iter().enumerate() {
+            let weight = self.weights.map_or(1.0, |weights| weights[k]);
+            for (y, &value) in self.y_t.iter_mut().zip(&self.y_r[row as usize * self.width..][..self.width]) {
+                *y += weight * value;
+            }
+        }
+    }
+}
+
+/// `y_t[t] += sum_k weight[t, k] y_r[row_of_slot[t, k]]`; every weight is 1 if there are none.
+pub fn combine(cpu: &Cpu, y_t: &mut [f32], y_r: &[f32], weights: Option<&[f32]>, row_of_slot: &[u32], dims: DispatchDims) {
+    dims.check(y_t.len(), y_r.len(), row_of_slot.len());
+    let DispatchDims { tokens, top_k, width, .. } = dims;
+    if width == 0 {
+        return;
+    }
+    cpu.pool().install(|| {
+        y_t[..tokens * width]
+            .par_chunks_mut(width)
+            .enumerate()
+            .with_min_len(32)
+            .for_each(|(t, y_t)| {
+                let slots = t * top_k..(t + 1) * top_k;
+                let weights = weights.map(|weights| &weights[slots.clone()]);
+                with_isa(
+                    cpu.isa(),
+                    Combine {
+                        y_t,
+                        y_r,
+                        weights,
+                        rows: &row_of_slot[slots],
+                        width,
+                    },
+                );
+            });
+    });
+}

@@ -1,0 +1,185 @@
+//! Packing: copies of a block of a matrix in the order in which the register tile reads it.
+
+use super::gemm::View;
+
+/// Most elements of a vector or rows of a tile that are copied at once.
+const QUAD: usize = 4;
+
+/// Terms that are packed for all panels before the next ones, where each term is a row of the source and may be a page of its own: so
+/// many stay in the TLB.
+const TERMS: usize = 32;
+
+/// Packs `rows x depth` of a view into panels of `height` rows, each `[depth][height]`. The last panel has the rows that are left, rounded
+/// up to a multiple of `step` with zeros.
+#[inline(always)]
+pub fn pack(panels: &mut Vec<f32>, view: View<'_>, size: (usize, usize), height: usize, step: usize) {
+    let len = size.0.next_multiple_of(step) * size.1;
+    if panels.len() < len {
+        panels.resize(len, 0.0);
+    }
+    pack_into(&mut panels[..len], view, size, height, step);
+}
+
+/// As [`pack`], into a slice of the right length.
+#[inline(always)]
+pub fn pack_into(panels: &mut [f32], view: View<'_>, (rows, depth): (usize, usize), height: usize, step: usize) {
+    // Rows that are contiguous along the terms are read to the end, which prefetchers follow.
+    let most = if view.row == 1 { TERMS } else { depth.max(1) };
+    for k in (0..depth).step_by(most) {
+        let terms = most.min(depth - k);
+        for first in (0..rows).step_by(height) {
+            let present = height.min(rows - first);
+            let height = present.next_multiple_of(step);
+            let panel = &mut panels[first * depth + k * height..][..terms * height];
+            pack_panel(panel, view.skip_rows(first).skip_columns(k), (present, terms), height);
+        }
+    }
+}
+
+/// Packs a part of one panel.
+#[inline(always)]
+fn pack_panel(panel: &mut [f32], view: View<'_>, (present, terms): (usize, usize), height: usize) {
+    if present < height {
+        panel.fill(0.0);
+    }
+    if view.row == 1 {
+        match present {
+            32 if height == 32 => copy::<32>(panel, &view),
+            16 if height == 16 => copy::<16>(panel, &view),
+            12 if height == 12 => copy::<12>(panel, &view),
+            6 if height == 6 => copy::<6>(panel, &view),
+            4 if height == 4 => copy::<4>(panel, &view),
+            _ => strided(panel, &view, present, height),
+        }
+    } else if view.column == 1 {
+        transpose(panel, &view, (present, terms), height);
+    } else {
+        strided(panel, &view, present, height);
+    }
+}
+
+/// Rows lie side by side in memory: one copy of constant length per term.
+#[inline(always)]
+fn copy<const HEIGHT: usize>(panel: &mut [f32], view: &View<'_>) {
+    let mut start = view.offset;
+    for target in panel.as_chunks_mut::<HEIGHT>().0 {
+        target.copy_from_slice(&view.data[start..start + HEIGHT]);
+        start += view.column;
+    }
+}
+
+/// Any strides, element by element.
+#[inline(always)]
+fn strided(panel: &mut [f32], view: &View<'_>, present: usize, height: usize) {
+    for (k, target) in panel.chunks_exact_mut(height).enumerate() {
+        for (i, value) in target[..present].iter_mut().enumerate() {
+            *value = view.data[view.offset + i * view.row + k * view.column];
+        }
+    }
+}
+
+/// Terms lie side by side in memory: a transposition, in blocks of 4 x 4.
+#[inline(always)]
+fn transpose(panel: &mut [f32], view: &View<'_>, (present, depth): (usize, usize), height: usize) {
+    let mut i = 0;
+    while i + QUAD <= present {
+        let start = view.offset + i * view.row;
+        let mut rows = [&view.data[..0]; QUAD];
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = &view.data[start + index * view.row..][..depth];
+        }
+        let mut k = 0;
+        while k + QUAD <= depth {
+            // The last of four lines of `height` needs only its own four elements.
+            let target = &mut panel[k * height + i..][..(QUAD - 1) * height + QUAD];
+            quad(
+                target,
+                height,
+                [&rows[0][k..k + 4], &rows[1][k..k + 4], &rows[2][k..k + 4], &rows[3][k..k + 4]],
+            );
+            k += QUAD;
+        }
+        for k in k..depth {
+            for (index, row) in rows.iter().enumerate() {
+                panel[k * height + i + index] = row[k];
+            }
+        }
+        i += QUAD;
+    }
+    for i in i..present {
+        let row = &view.data[view.offset + i * view.row..][..depth];
+        for (k, &value) in row.iter().enumerate() {
+            panel[k * height + i] = value;
+        }
+    }
+}
+
+/// `target[k * height + i] = rows[i][k]` for a block of 4 x 4.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn quad(target: &mut [f32], height: usize, rows: [&[f32]; QUAD]) {
+    use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
+    assert!(target.len() > 3 * height + 3 && rows.iter().all(|row| row.len() == QUAD));
+    // SAFETY: SSE is part of x86-64; each row has four elements, and the four lines of the target are inside it, as just checked.
+    unsafe {
+        let [r0, r1, r2, r3] = [
+            _mm_loadu_ps(rows[0].as_ptr()),
+            _mm_loadu_ps(rows[1].as_ptr()),
+            _mm_loadu_ps(rows[2].as_ptr()),
+            _mm_loadu_ps(rows[3].as_ptr()),
+        ];
+        let (low01, low23) = (_mm_unpacklo_ps(r0, r1), _mm_unpacklo_ps(r2, r3));
+        let (high01, high23) = (_mm_unpackhi_ps(r0, r1), _mm_unpackhi_ps(r2, r3));
+        let target = target.as_mut_ptr();
+        _mm_storeu_ps(target, _mm_movelh_ps(low01, low23));
+        _mm_storeu_ps(target.add(height), _mm_movehl_ps(low23, low01));
+        _mm_storeu_ps(target.add(2 * height), _mm_movelh_ps(high01, high23));
+        _mm_storeu_ps(target.add(3 * height), _mm_movehl_ps(high23, high01));
+    }
+}
+
+/// `target[k * height + i] = rows[i][k]` for a block of 4 x 4.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn quad(target: &mut [f32], height: usize, rows: [&[f32]; QUAD]) {
+    for (i, row) in rows.iter().enumerate() {
+        for (k, &value) in row.iter().enumerate() {
+            target[k * height + i] = value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_of_every_layout() {
+        let data: Vec<f32> = (0..4000).map(|i| i as f32).collect();
+        let views = [(40, 1), (1, 40), (80, 2)].map(|(row, column)| View {
+            data: &data,
+            offset: 3,
+            row,
+            column,
+        });
+        for (view, (rows, depth)) in views
+            .iter()
+            .flat_map(|view| [(1, 1), (12, 9), (31, 16), (37, 7)].map(|size| (view, size)))
+        {
+            for (height, step) in [(4, 1), (6, 1), (12, 1), (16, 8), (32, 16)] {
+                let mut panels = vec![-1.0; 3];
+                pack(&mut panels, *view, (rows, depth), height, step);
+                for (i, k) in (0..rows.next_multiple_of(step)).flat_map(|i| (0..depth).map(move |k| (i, k))) {
+                    let first = i / height * height;
+                    let width = height.min(rows.next_multiple_of(step) - first);
+                    let expected = if i < rows { data[3 + i * view.row + k * view.column] } else { 0.0 };
+                    assert_eq!(
+                        panels[first * depth + k * width + i - first],
+                        expected,
+                        "{rows}x{depth} in {height}: ({i}, {k})"
+                    );
+                }
+            }
+        }
+    }
+}

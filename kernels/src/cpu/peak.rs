@@ -1,0 +1,51 @@
+//! Multiply-adds on registers alone.
+
+use super::Cpu;
+use super::simd::{Job, Simd, dispatch};
+use std::hint::black_box;
+
+/// Independent accumulators: latency 4 times 2 units needs 8; 12 leave room for the two operands in 16 registers.
+const CHAINS: usize = 12;
+
+struct Chains(usize);
+
+impl Job for Chains {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> f32 {
+        // SAFETY: a job runs inside `dispatch`.
+        unsafe {
+            // Hidden from the optimiser, and different, or it would fold the chains into one.
+            let (a, b) = (S::splat(black_box(0.999)), S::splat(black_box(0.001)));
+            let mut sums = [S::splat(0.0); CHAINS];
+            for (index, sum) in sums.iter_mut().enumerate() {
+                *sum = S::splat(black_box(index as f32));
+            }
+            for _ in 0..self.0 {
+                for sum in &mut sums {
+                    *sum = S::fma(*sum, a, b);
+                }
+            }
+            let mut total = sums[0];
+            for &sum in &sums[1..] {
+                total = S::add(total, sum);
+            }
+            S::sum(total)
+        }
+    }
+}
+
+/// Runs `count` rounds on every thread; returns the floating-point operations done.
+pub fn run(cpu: &Cpu, count: usize) -> f64 {
+    struct Lanes;
+    impl Job for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn run<S: Simd>(self) -> usize {
+            S::LANES
+        }
+    }
+    let results = cpu.pool().broadcast(|_| black_box(dispatch(cpu.isa(), Chains(count))));
+    2.0 * (results.len() * count * CHAINS * dispatch(cpu.isa(), Lanes)) as f64
+}
