@@ -4,6 +4,7 @@
 pub mod artifact;
 pub mod checkpoint;
 pub mod context;
+pub mod data;
 pub mod error;
 pub mod report;
 mod stop;
