@@ -2,11 +2,17 @@
 
 
 pub mod artifact;
+pub mod bench;
 pub mod checkpoint;
+pub mod config;
 pub mod context;
 pub mod data;
+pub mod debug;
 pub mod error;
+pub mod generate;
+pub mod model;
 pub mod report;
 mod stop;
+pub mod train;
 
 pub use stop::Stop;

@@ -1,0 +1,153 @@
+//! A trainer in a checkpoint: the model in the Hugging Face layout (`config.json`, `model.safetensors`, tokenizer), the optimizer's
+//! moments and the position in the data beside it. Resuming from one continues the same trajectory bit for bit.
+
+use super::{Trainer, parts};
+use crate::checkpoint::safetensors::{DEFAULT_SHARD_BYTES, Reader, TensorSpec};
+use crate::checkpoint::store::{Checkpoint, Staging, Store};
+use crate::error::{Error, Result};
+use crate::model::layout::{Layout, Role, Tensor, TensorId};
+use crate::model::{Model, Weights};
+use fathom_kernels::Kernels;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Stem of the optimizer's file.
+const OPTIMIZER: &str = "optimizer";
+
+/// Where a run is, beside its tensors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Position {
+    /// Cache key of the phase: a checkpoint of another phase is refused.
+    pub key: String,
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Sequences consumed: the place in the data order.
+    pub sequences: u64,
+}
+
+/// Files of a model that do not change while it trains.
+pub struct StaticFiles {
+    /// Name and content: `config.json`, `tokenizer.json` and the like.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// Commits a checkpoint of a trainer.
+///
+/// # Errors
+/// [`Error::Io`] naming the path.
+pub fn save<K: Kernels>(store: &mut Store, trainer: &Trainer<K>, position: &Position, files: &StaticFiles) -> Result<Checkpoint> {
+    // A struct of strings and integers always has a JSON form.
+    let state = serde_json::to_value(position).expect("a position is JSON");
+    store.commit(position.step, position.tokens, state, |staging| {
+        for (name, content) in &files.files {
+            staging.write_file(name, content)?;
+        }
+        let model = &trainer.model;
+        write(staging, "model", model, |_| true, &[("", &model.weights)])?;
+        let moments = [("exp_avg.", &trainer.first_moments), ("exp_avg_sq.", &trainer.second_moments)];
+        write(staging, OPTIMIZER, model, trainable, &moments)
+    })
+}
+
+/// Restores a trainer from a checkpoint of the phase `key`.
+///
+/// # Errors
+/// [`Error::Data`] if the checkpoint is of another phase or model.
+pub fn load<K: Kernels>(trainer: &mut Trainer<K>, checkpoint: &Checkpoint, key: &str) -> Result<Position> {
+    let mismatch = |problem: String| Error::Data {
+        place: checkpoint.path.display().to_string(),
+        problem,
+        cure: "remove it, or give the phase another directory".into(),
+    };
+    let position: Position = serde_json::from_value(checkpoint.manifest.state.clone())
+        .map_err(|error| mismatch(format!("its state is not readable: {error}")))?;
+    if position.key != key {
+        return Err(mismatch(format!("it belongs to the phase with key {}, not {key}", position.key)));
+    }
+    load_weights(&mut trainer.model, &Reader::open(&checkpoint.path)?)?;
+    let optimizer = Reader::open_stem(&checkpoint.path, OPTIMIZER)?;
+    let Model { kernels, layout, .. } = &trainer.model;
+    for (prefix, moments) in [
+        ("exp_avg.", &mut trainer.first_moments),
+        ("exp_avg_sq.", &mut trainer.second_moments),
+    ] {
+        parts::upload(kernels, layout, moments, trainable, |part, values| {
+            optimizer.read_into(&format!("{prefix}{}", part.name), values)
+        })?;
+    }
+    Ok(position)
+}
+
+/// Reads a model's weights; tensors that the model lacks, or that the file lacks, are errors.
+///
+/// # Errors
+/// [`Error::Data`] naming the tensors.
+pub fn load_weights<K: Kernels>(model: &mut Model<K>, reader: &Reader) -> Result<()> {
+    let Model {
+        kernels, layout, weights, ..
+    } = model;
+    let expected = layout.tensors.iter().flat_map(|tensor| &tensor.parts);
+    reader.expect(expected.map(|part| (part.name.as_str(), part.shape.as_slice())))?;
+    parts::upload(
+        kernels,
+        layout,
+        weights,
+        |_| true,
+        |part, values| reader.read_into(&part.name, values),
+    )
+}
+
+/// Reads the model of a directory in the Hugging Face layout.
+///
+/// # Errors
+/// [`Error::Config`] for an unsupported `config.json`, [`Error::Data`] for weights that do not fit it.
+pub fn load_model<K: Kernels>(kernels: K, directory: &Path, length: usize) -> Result<Model<K>> {
+    let architecture = crate::config::read(directory)?;
+    let mut model = Model::new(kernels, architecture, length, true);
+    load_weights(&mut model, &Reader::open(directory)?)?;
+    Ok(model)
+}
+
+fn trainable(tensor: &Tensor) -> bool {
+    tensor.role != Role::RoutingBias
+}
+
+/// Writes lists of buffers as one file (or its shards), each part under a prefix. One tensor is on the host at a time.
+fn write<K: Kernels>(
+    staging: &mut Staging,
+    stem: &str,
+    model: &Model<K>,
+    select: fn(&Tensor) -> bool,
+    lists: &[(&str, &Weights<K>)],
+) -> Result<()> {
+    let mut specs = Vec::new();
+    let mut sources = Vec::new();
+    for &(prefix, weights) in lists {
+        for (id, tensor) in selected(&model.layout, select) {
+            for part in &tensor.parts {
+                specs.push(TensorSpec::f32(format!("{prefix}{}", part.name), &part.shape));
+                sources.push((weights, id, part));
+            }
+        }
+    }
+    let mut sources = sources.into_iter();
+    let mut host: Vec<f32> = Vec::new();
+    staging.write_tensors(stem, &specs, DEFAULT_SHARD_BYTES, |_, sink| {
+        let (weights, id, part) = sources.next().expect("one source per tensor");
+        if part.offset == 0 {
+            host.resize(model.layout.tensor(id).len, 0.0);
+            model.kernels.download(&mut host, &weights[id], 0);
+        }
+        sink.write(&host[part.offset..part.offset + part.len()])
+    })
+}
+
+fn selected(layout: &Layout, select: fn(&Tensor) -> bool) -> impl Iterator<Item = (TensorId, &Tensor)> {
+    layout
+        .ids()
+        .map(|id| (id, layout.tensor(id)))
+        .filter(move |(_, tensor)| select(tensor))
+}

@@ -1,0 +1,268 @@
+//! One optimizer step over the micro-batches of a global batch.
+
+use super::batch;
+use crate::model::layout::{FfnIds, Role, TensorId};
+use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Weights};
+use fathom_kernels::Kernels;
+use fathom_kernels::dims::AdamW;
+use fathom_spec::manifest::Optimizer;
+
+/// What a step is told by the schedules.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSettings {
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Weight of the MTP loss `[lambda]`.
+    pub mtp_weight: f64,
+    /// Factor of the sequence-wise balance loss `[alpha]`.
+    pub balance_weight: f64,
+    /// Step of the routing bias `[gamma]`.
+    pub bias_update_speed: f64,
+    /// Whether the mean of the bias update is subtracted from it.
+    pub bias_centered: bool,
+}
+
+/// What a step measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean cross-entropy of the main model, in nats per token.
+    pub main_loss: f64,
+    /// Mean cross-entropy of each MTP depth, in nats per token.
+    pub mtp_losses: Vec<f64>,
+    /// Balance loss without its factor: mean over sequences, summed over MoE layers.
+    pub balance_loss: f64,
+    /// `main + lambda / D * sum of MTP + alpha * balance`.
+    pub total_loss: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Tokens sent to each expert, per MoE layer (the MTP modules' last).
+    pub expert_counts: Vec<Vec<u32>>,
+}
+
+impl StepReport {
+    /// `max(count) / mean(count) - 1` per MoE layer.
+    #[must_use]
+    pub fn max_violations(&self) -> Vec<f64> {
+        self.expert_counts
+            .iter()
+            .map(|counts| {
+                let total: f64 = counts.iter().map(|&count| f64::from(count)).sum();
+                let largest = counts.iter().copied().max().unwrap_or(0);
+                if total == 0.0 {
+                    0.0
+                } else {
+                    f64::from(largest) * counts.len() as f64 / total - 1.0
+                }
+            })
+            .collect()
+    }
+}
+
+/// A model with its optimizer's state and the memory of its passes.
+pub struct Trainer<K: Kernels> {
+    /// The model.
+    pub model: Model<K>,
+    /// First moments of AdamW.
+    pub first_moments: Weights<K>,
+    /// Second moments of AdamW.
+    pub second_moments: Weights<K>,
+    optimizer: Optimizer,
+    micro: BatchDims,
+    acts: Activations<K>,
+    batch: Batch<K>,
+}
+
+/// Sums of a pass, in nats; `balance` over sequences and layers.
+#[derive(Default)]
+struct LossSums {
+    main: f64,
+    mtp: [f64; MAX_MTP_DEPTH],
+    balance: f64,
+}
+
+impl<K: Kernels> Trainer<K> {
+    /// A trainer of `model` on micro-batches of the shape `micro`.
+    pub fn new(model: Model<K>, optimizer: Optimizer, micro: BatchDims) -> Self {
+        let first_moments = Weights::zeros_like_trainable(&model.kernels, &model.layout);
+        let second_moments = Weights::zeros_like_trainable(&model.kernels, &model.layout);
+        let acts = model.activations(micro);
+        let batch = Batch::new(&model.kernels, micro, model.layout.mtp.len());
+        Self {
+            model,
+            first_moments,
+            second_moments,
+            optimizer,
+            micro,
+            acts,
+            batch,
+        }
+    }
+
+    /// Shape of a micro-batch.
+    pub const fn micro_batch(&self) -> BatchDims {
+        self.micro
+    }
+
+    /// Step number `step` (from 1) on a global batch: rows of `length + 1` tokens, a whole number of micro-batches.
+    ///
+    /// Nothing is updated if the gradient is not finite, or if `interrupted` says so between two micro-batches (then there is no report).
+    ///
+    /// # Panics
+    /// If the batch is empty or not a whole number of micro-batches.
+    pub fn step(&mut self, step: u64, rows: &[u32], settings: StepSettings, interrupted: &dyn Fn() -> bool) -> Option<StepReport> {
+        let report = self.accumulate(rows, settings, interrupted)?;
+        if report.gradient_norm.is_finite() {
+            self.update(step, report.gradient_norm, settings);
+        }
+        Some(report)
+    }
+
+    /// Gradients of a global batch, left in `model.gradients`.
+    pub fn accumulate(&mut self, rows: &[u32], settings: StepSettings, interrupted: &dyn Fn() -> bool) -> Option<StepReport> {
+        let micro_tokens = self.micro.sequences * (self.micro.length + 1);
+        assert!(
+            !rows.is_empty() && rows.len().is_multiple_of(micro_tokens),
+            "a global batch is a whole number of micro-batches"
+        );
+        let sequences = rows.len() / (self.micro.length + 1);
+        let scales = self.loss_scales(sequences, settings);
+        self.model.zero_gradients();
+        for moe in self.acts.moe_layers_mut() {
+            self.model.kernels.fill(&mut moe.counts, 0);
+        }
+        let mut sums = LossSums::default();
+        for micro in rows.chunks_exact(micro_tokens) {
+            if interrupted() {
+                return None;
+            }
+            batch::load(&self.model.kernels, &mut self.batch, micro);
+            self.model.forward(&mut self.acts, &self.batch, true);
+            self.model.backward(&mut self.acts, &self.batch, scales);
+            self.add_losses(&mut sums);
+        }
+        Some(self.report(&sums, sequences, settings))
+    }
+
+    fn loss_scales(&self, sequences: usize, settings: StepSettings) -> LossScales {
+        let depth = self.model.layout.mtp.len();
+        let mut mtp = [0.0; MAX_MTP_DEPTH];
+        for (index, scale) in mtp.iter_mut().enumerate().take(depth) {
+            let targets = sequences * (self.micro.length - index - 1);
+            *scale = (settings.mtp_weight / (depth * targets) as f64) as f32;
+        }
+        LossScales {
+            main: (1.0 / (sequences * self.micro.length) as f64) as f32,
+            mtp,
+            balance: (settings.balance_weight / sequences as f64) as f32,
+        }
+    }
+
+    fn add_losses(&self, sums: &mut LossSums) {
+        let k = &self.model.kernels;
+        sums.main += sum(k, &self.acts.nll);
+        for (index, total) in sums.mtp.iter_mut().enumerate().take(self.model.layout.mtp.len()) {
+            *total += sum(k, self.acts.mtp_nll(index));
+        }
+        sums.balance += self.acts.moe_layers().map(|moe| sum(k, &moe.balance_loss)).sum::<f64>();
+    }
+
+    fn report(&self, sums: &LossSums, sequences: usize, settings: StepSettings) -> StepReport {
+        let depth = self.model.layout.mtp.len();
+        let main_loss = sums.main / (sequences * self.micro.length) as f64;
+        let mtp_losses: Vec<_> = (0..depth)
+            .map(|index| sums.mtp[index] / (sequences * (self.micro.length - index - 1)) as f64)
+            .collect();
+        let balance_loss = sums.balance / sequences as f64;
+        let mtp_mean = if depth == 0 {
+            0.0
+        } else {
+            mtp_losses.iter().sum::<f64>() / depth as f64
+        };
+        let k = &self.model.kernels;
+        StepReport {
+            main_loss,
+            mtp_losses,
+            balance_loss,
+            total_loss: main_loss + settings.mtp_weight * mtp_mean + settings.balance_weight * balance_loss,
+            gradient_norm: self.model.gradient_norm(),
+            expert_counts: self.acts.moe_layers().map(|moe| download(k, &moe.counts)).collect(),
+        }
+    }
+
+    /// AdamW with clipping, then the routing biases.
+    fn update(&mut self, step: u64, gradient_norm: f64, settings: StepSettings) {
+        let Optimizer {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            clip_norm,
+        } = self.optimizer;
+        let Model {
+            kernels,
+            layout,
+            weights,
+            gradients,
+            ..
+        } = &mut self.model;
+        // The convention of torch's clip_grad_norm_, its 1e-6 included.
+        let gradient_scale = (clip_norm / (gradient_norm + 1e-6)).min(1.0) as f32;
+        for id in layout.ids() {
+            let decay = match layout.tensor(id).role {
+                Role::Matrix => weight_decay,
+                Role::Gain => 0.0,
+                Role::RoutingBias => continue,
+            };
+            let hyperparameters = AdamW {
+                learning_rate: settings.learning_rate as f32,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                epsilon: epsilon as f32,
+                weight_decay: decay as f32,
+                step,
+                gradient_scale,
+            };
+            let (first, second) = (&mut self.first_moments[id], &mut self.second_moments[id]);
+            kernels.adamw(&mut weights[id], first, second, &gradients[id], hyperparameters);
+        }
+        let biases: Vec<TensorId> = layout
+            .all_blocks()
+            .filter_map(|block| match &block.ffn {
+                FfnIds::Moe(moe) => Some(moe.bias),
+                FfnIds::Dense(_) => None,
+            })
+            .collect();
+        for (bias, moe) in biases.into_iter().zip(self.acts.moe_layers()) {
+            kernels.update_bias(
+                &mut weights[bias],
+                &moe.counts,
+                settings.bias_update_speed as f32,
+                settings.bias_centered,
+            );
+        }
+    }
+
+    /// Negative log-likelihood of every target of the main model, for one micro-batch of rows, in nats.
+    pub fn evaluate(&mut self, rows: &[u32]) -> Vec<f32> {
+        batch::load(&self.model.kernels, &mut self.batch, rows);
+        self.model.forward(&mut self.acts, &self.batch, false);
+        self.model.evaluate(&mut self.acts, &self.batch);
+        download(&self.model.kernels, &self.acts.nll)
+    }
+
+    /// The activations of the last pass.
+    pub const fn activations(&self) -> &Activations<K> {
+        &self.acts
+    }
+}
+
+/// Copies a whole buffer to the host.
+fn download<K: Kernels, T: fathom_kernels::Element>(k: &K, buffer: &K::Buffer<T>) -> Vec<T> {
+    let mut values = vec![T::default(); k.len(buffer)];
+    k.download(&mut values, buffer, 0);
+    values
+}
+
+fn sum<K: Kernels>(k: &K, buffer: &K::Buffer<f32>) -> f64 {
+    download(k, buffer).iter().map(|&value| f64::from(value)).sum()
+}
