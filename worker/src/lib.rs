@@ -1,5 +1,5 @@
-//! The trainer: data stages, model, training loop, checkpoints and reports. A synchronous library.
-
+//! The trainer: data stages, model, training loop, checkpoints and reports. A synchronous library; the `fathom worker` process is a thin
+//! shell around [`run`].
 
 pub mod artifact;
 pub mod bench;
@@ -11,8 +11,10 @@ pub mod debug;
 pub mod error;
 pub mod generate;
 pub mod model;
+mod phases;
 pub mod report;
 mod stop;
 pub mod train;
 
+pub use phases::run;
 pub use stop::Stop;
