@@ -1,0 +1,24 @@
+//! One module per command: its arguments and what it does.
+
+pub mod bench;
+pub mod ckpt;
+pub mod completion;
+pub mod debug;
+pub mod explain;
+pub mod generate;
+pub mod init;
+pub mod metrics;
+pub mod plan;
+pub mod run;
+pub mod schema;
+pub mod status;
+pub mod validate;
+pub mod version;
+pub mod worker;
+
+use crate::failure::{Exit, Failure};
+
+/// A failure of the worker library inside this process.
+pub fn worker_failure(error: &fathom_worker::error::Error) -> Failure {
+    Failure::new(Exit::Failed, error.to_string()).causes_of(error)
+}

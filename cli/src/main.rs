@@ -1,0 +1,48 @@
+//! The `fathom` command. This file reads the command line and hands over to one module per command.
+
+mod args;
+mod clock;
+mod commands;
+mod estimate;
+mod export;
+mod failure;
+mod manifest;
+mod output;
+mod problems;
+mod runner;
+mod series;
+mod terminal;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = cli.context();
+    let result = match cli.command {
+        Command::Worker(args) => return commands::worker::run(&args),
+        Command::Run(args) => commands::run::run(&args, &context),
+        Command::Plan(args) => commands::plan::run(&args, &context),
+        Command::Status(args) => commands::status::run(&args, &context),
+        Command::Metrics(args) => commands::metrics::run(&args, &context),
+        Command::Init(args) => commands::init::run(&args, &context),
+        Command::Validate(args) => commands::validate::run(&args, &context),
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
+        Command::Completion(args) => commands::completion::run(&args),
+        Command::Generate(args) => commands::generate::run(&args, &context),
+        Command::Ckpt(args) => commands::ckpt::run(&args, &context),
+        Command::Bench(args) => commands::bench::run(&args),
+        Command::Debug(args) => commands::debug::run(args),
+        Command::Version(args) => commands::version::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = failure.print(&mut std::io::stderr(), context.terminal.colour);
+            ExitCode::from(failure.exit() as u8)
+        }
+    }
+}

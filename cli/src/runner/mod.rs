@@ -1,0 +1,16 @@
+//! The local runner: executes the phases of a job in worker processes on this machine.
+
+pub mod directory;
+pub mod display;
+mod fingerprints;
+mod interrupts;
+pub mod job;
+pub mod lock;
+pub mod models;
+mod phase;
+mod process;
+pub mod report;
+pub mod status;
+pub mod storage;
+pub mod supervise;
+pub mod tracker;
