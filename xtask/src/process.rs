@@ -1,0 +1,171 @@
+//! Where things are, and how other programs are run.
+
+use crate::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The repository.
+    pub root: PathBuf,
+    /// `$FATHOM_CACHE`: builds, tools, virtual environments.
+    pub cache: PathBuf,
+    /// `CARGO_TARGET_DIR` of every cargo that is started here.
+    pub target: PathBuf,
+    /// The cargo that runs us, so that a toolchain override holds for its children too.
+    cargo: PathBuf,
+}
+
+impl Context {
+    /// Reads the environment, once.
+    pub fn from_environment() -> Result<Self, Error> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // Set by `cargo run`; the path that was compiled in may belong to another clone that shares the target directory.
+        let package = variable("CARGO_MANIFEST_DIR").unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+        let root = package
+            .parent()
+            .ok_or_else(|| Error::Missing(format!("{} has no parent directory", package.display())))?;
+        let cache = cache_directory(variable("FATHOM_CACHE"), variable("XDG_CACHE_HOME"), variable("HOME"))?;
+        let target = variable("CARGO_TARGET_DIR").unwrap_or_else(|| cache.join("target"));
+        Ok(Self {
+            root: root.to_path_buf(),
+            // A relative path would mean another place for a child with another working directory.
+            cache: root.join(cache),
+            target: root.join(target),
+            cargo: variable("CARGO").unwrap_or_else(|| PathBuf::from("cargo")),
+        })
+    }
+
+    /// A cargo invocation in the repository, with the shared target directory.
+    pub fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.cargo);
+        command
+            .args(arguments)
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target);
+        // What cargo set for us describes the package xtask; build scripts would take it for a change and run again.
+        for (name, _) in std::env::vars_os() {
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+            {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// Another program, in the repository.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&self.root);
+        command
+    }
+
+    /// The `fathom` binary of a profile directory (`debug`, `release`).
+    pub fn fathom(&self, profile: &str) -> PathBuf {
+        self.target.join(profile).join(format!("fathom{}", std::env::consts::EXE_SUFFIX))
+    }
+}
+
+/// `$FATHOM_CACHE`, or `fathom` under the user's cache directory.
+fn cache_directory(fathom: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf, Error> {
+    fathom
+        .or_else(|| xdg.map(|directory| directory.join("fathom")))
+        .or_else(|| home.map(|directory| directory.join(".cache").join("fathom")))
+        .ok_or_else(|| {
+            Error::Missing("none of FATHOM_CACHE, XDG_CACHE_HOME and HOME is set; set FATHOM_CACHE to a directory for builds".into())
+        })
+}
+
+/// The command line as a person would type it.
+pub fn display(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    std::iter::once(program)
+        .chain(command.get_args())
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Runs a program with our input and output; anything but success is an error.
+pub fn run(command: &mut Command) -> Result<(), Error> {
+    let status = command.status().map_err(|source| start_error(command, source))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed {
+        command: display(command),
+        status: status.to_string(),
+    })
+}
+
+/// Runs a program and returns its standard output, which must be UTF-8; its standard error is ours.
+pub fn output(command: &mut Command) -> Result<String, Error> {
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|source| start_error(command, source))?;
+    if !output.status.success() {
+        return Err(Error::Failed {
+            command: display(command),
+            status: output.status.to_string(),
+        });
+    }
+    String::from_utf8(output.stdout).map_err(|_| Error::Output {
+        command: display(command),
+        problem: "the output is not UTF-8".into(),
+    })
+}
+
+/// The error of a program that could not be started.
+pub fn start_error(command: &Command, source: std::io::Error) -> Error {
+    Error::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    }
+}
+
+/// Whether a program can be run at all, with an argument that makes it end at once.
+pub fn works(program: impl AsRef<std::ffi::OsStr>, argument: &str) -> bool {
+    Command::new(program)
+        .arg(argument)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_follows_the_variables_in_order() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let cases = [
+            (path("f"), path("x"), path("h"), Some("f")),
+            (None, path("x"), path("h"), Some("x/fathom")),
+            (None, None, path("h"), Some("h/.cache/fathom")),
+            (None, None, None, None),
+        ];
+        for (fathom, xdg, home, expected) in cases {
+            assert_eq!(cache_directory(fathom, xdg, home).ok(), expected.map(PathBuf::from));
+        }
+    }
+
+    #[test]
+    fn a_failing_program_is_an_error_that_names_it() {
+        let error = run(Command::new("false").arg("now")).unwrap_err().to_string();
+        assert!(error.contains("`false now` failed"), "{error}");
+        let error = output(&mut Command::new("no-such-program-anywhere")).unwrap_err().to_string();
+        assert!(error.contains("could not be started"), "{error}");
+    }
+
+    #[test]
+    fn output_is_what_the_program_printed() {
+        assert_eq!(output(Command::new("printf").arg("two\nlines")).unwrap(), "two\nlines");
+    }
+}
