@@ -57,6 +57,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let context = Context::from_environment()?;
+    context.claim_target()?;
     match command {
         "quickstart" => quickstart::run(&context, rest),
         "test" => test::run(&context, flag(rest, "--python")?).map(|()| ExitCode::SUCCESS),

@@ -56,6 +56,26 @@ impl Context {
         command
     }
 
+    /// Makes the target directory this clone's: our own crates are built again if another clone was the last to build there. Cargo
+    /// names them by their path *inside* the workspace and compares times only, so it would take the other clone's builds for ours.
+    pub fn claim_target(&self) -> Result<(), Error> {
+        let stamp = self.target.join("fathom-workspace");
+        let root = self.root.to_string_lossy();
+        if std::fs::read_to_string(&stamp).is_ok_and(|last| last == root) {
+            return Ok(());
+        }
+        let failed = |source| Error::File {
+            path: stamp.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&self.target).map_err(failed)?;
+        for profile in ["dev", "release"] {
+            let packages = ["fathom-spec", "fathom-kernels", "fathom-worker", "fathom", "xtask"].map(|name| format!("--package={name}"));
+            run(self.cargo(&["clean", "--quiet", "--profile", profile]).args(packages))?;
+        }
+        std::fs::write(&stamp, root.as_bytes()).map_err(failed)
+    }
+
     /// Another program, in the repository.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);

@@ -306,7 +306,7 @@ impl<'a, K: Kernels> Run<'a, K> {
         });
     }
 
-    /// Commits a checkpoint of the current position, unless there is one.
+    /// Commits a checkpoint of the current position; one of the same step (a resume after the last step) is replaced.
     fn checkpoint(&mut self) -> Result<PathBuf> {
         // No record of a step that the checkpoint contains may be lost, or the step would be missing after a crash.
         if let Err(error) = self.reporter.flush(FLUSH_DEADLINE) {
