@@ -49,17 +49,31 @@ pub enum Command {
     Run(commands::run::Args),
     /// Show what a job would do and what it takes
     Plan(commands::plan::Args),
+    /// Open the dashboard: what ran here, and what is running
+    Ui(commands::ui::Args),
     /// Show how far a job is
     Status(commands::status::Args),
+    /// Say whether a job is healthy, and why
+    Health(commands::health::Args),
+    /// Show what the workers of a job printed
+    Logs(commands::logs::Args),
+    /// Watch jobs on a screen of the terminal
+    Top(commands::top::Args),
     /// List, print and export what a job measured
     Metrics(commands::metrics::Args),
+    /// Show how two jobs or runs differ
+    Compare(commands::compare::Args),
+    /// Show a matrix that a job measured, as in `moe.load`
+    Matrix(commands::matrix::Args),
+    /// Take in and show the history of many machines
+    Server(commands::server::Args),
     /// Write a commented manifest to start from
     Init(commands::init::Args),
     /// Check a manifest and show every problem in it
     Validate(commands::validate::Args),
     /// Explain a field of the manifest
     Explain(commands::explain::Args),
-    /// Print the JSON Schema of the manifest, for editors
+    /// Print the JSON Schema of the manifest, for editors, or the description of the API
     Schema(commands::schema::Args),
     /// Print a completion script for a shell
     Completion(commands::completion::Args),

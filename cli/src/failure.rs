@@ -13,12 +13,18 @@ pub enum Exit {
     Usage = 2,
     /// The manifest is not valid.
     InvalidManifest = 3,
+    /// The server refused who asks.
+    Auth = 4,
     /// A file, job, phase, checkpoint or metric does not exist.
     NotFound = 5,
     /// Somebody else holds the local directory, or a file would be overwritten.
     Conflict = 6,
+    /// The server cannot be reached.
+    Unreachable = 8,
     /// The run was asked to stop by SIGTERM; it resumes when started again.
     Cancelled = 9,
+    /// `health --check`: the verdict is failing or stalled.
+    Unhealthy = 10,
     /// The run was stopped from the keyboard (Ctrl-C); it resumes when started again.
     Interrupted = 130,
 }
@@ -30,9 +36,12 @@ Exit codes:
     1  the job, or the command, failed
     2  the command line is wrong
     3  the manifest is not valid
+    4  not allowed: the secret or token is missing, wrong or not enough
     5  not found: a file, job, phase, checkpoint or metric
     6  conflict: another run holds the directory, or a file would be overwritten
+    8  the server cannot be reached
     9  cancelled: `run` was stopped by SIGTERM; the same command resumes
+   10  unhealthy: `health --check` found the verdict failing or stalled
   130  interrupted: `run` was stopped by Ctrl-C; the same command resumes";
 
 /// Why a command ends with a non-zero exit code.

@@ -1,16 +1,20 @@
 //! The `fathom` command. This file reads the command line and hands over to one module per command.
 
 mod args;
+mod client;
 mod clock;
 mod commands;
+mod connect;
 mod estimate;
 mod export;
 mod failure;
+mod local;
 mod manifest;
 mod output;
 mod problems;
 mod runner;
 mod series;
+mod ship;
 mod terminal;
 
 use args::{Cli, Command};
@@ -23,9 +27,16 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Worker(args) => return commands::worker::run(&args),
         Command::Run(args) => commands::run::run(&args, &context),
+        Command::Ui(args) => commands::ui::run(&args, &context),
         Command::Plan(args) => commands::plan::run(&args, &context),
         Command::Status(args) => commands::status::run(&args, &context),
         Command::Metrics(args) => commands::metrics::run(&args, &context),
+        Command::Health(args) => commands::health::run(&args, &context),
+        Command::Logs(args) => commands::logs::run(&args, &context),
+        Command::Top(args) => commands::top::run(&args, &context),
+        Command::Compare(args) => commands::compare::run(&args, &context),
+        Command::Matrix(args) => commands::matrix::run(&args, &context),
+        Command::Server(args) => commands::server::run(&args, &context),
         Command::Init(args) => commands::init::run(&args, &context),
         Command::Validate(args) => commands::validate::run(&args, &context),
         Command::Explain(args) => commands::explain::run(&args),

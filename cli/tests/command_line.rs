@@ -4,8 +4,15 @@ mod common;
 
 use common::{Sandbox, golden, repository};
 
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
+    &["ui"],
+    &["health"],
+    &["logs"],
+    &["top"],
+    &["compare"],
+    &["matrix"],
+    &["server"],
     &["run"],
     &["plan"],
     &["status"],

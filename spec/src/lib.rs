@@ -7,6 +7,7 @@ pub mod architecture;
 pub mod artifact;
 pub mod assignment;
 pub mod cost;
+pub mod health;
 pub mod init;
 pub mod job;
 pub mod key;

@@ -1,6 +1,7 @@
 //! `cargo xtask gen`: the generated files that are committed, and the check that they are fresh. Golden files of tests are not listed
 //! here: `FATHOM_BLESS=1 cargo test` rewrites them.
 
+use crate::database;
 use crate::error::Error;
 use crate::process::{self, Context};
 
@@ -10,14 +11,21 @@ struct Generated {
     arguments: &'static [&'static str],
 }
 
-const GENERATED: &[Generated] = &[Generated {
-    path: "docs/schema/deepseekv3job.schema.json",
-    arguments: &["schema"],
-}];
+const GENERATED: &[Generated] = &[
+    Generated {
+        path: "docs/schema/deepseekv3job.schema.json",
+        arguments: &["schema"],
+    },
+    Generated {
+        path: "api/openapi.json",
+        arguments: &["schema", "--api"],
+    },
+];
 
 /// Rewrites the generated files, or with `check` reports those that are stale.
 pub fn run(context: &Context, check: bool) -> Result<(), Error> {
-    process::run(&mut context.cargo(&["build", "--quiet", "-p", "fathom"]))?;
+    // With the features of the tests, so that nothing is built twice.
+    process::run(&mut context.cargo(&["test", "--workspace", "--no-run", "--quiet"]))?;
     let mut problems = Vec::new();
     for Generated { path, arguments } in GENERATED {
         let mut command = context.command(context.fathom("debug"), arguments);
@@ -28,31 +36,36 @@ pub fn run(context: &Context, check: bool) -> Result<(), Error> {
                 problem: format!("printed nothing; {path} is left as it is"),
             });
         }
-        let fresh = with_one_final_newline(&fresh);
-        let file = context.root.join(path);
-        let file_error = |source| Error::File {
-            path: file.clone(),
-            source,
-        };
-        let committed = match std::fs::read_to_string(&file) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(file_error(error)),
-        };
-        let state = compare(committed.as_deref(), &fresh);
-        match (state, check) {
-            (None, _) => println!("{path}: fresh"),
-            (Some(difference), true) => problems.push(format!("{path}: {difference}; run `cargo xtask gen` and commit the result")),
-            (Some(difference), false) => {
-                if let Some(folder) = file.parent() {
-                    std::fs::create_dir_all(folder).map_err(file_error)?;
-                }
-                std::fs::write(&file, &fresh).map_err(file_error)?;
-                println!("{path}: rewritten ({difference})");
+        settle(context, path, &with_one_final_newline(&fresh), check, &mut problems)?;
+    }
+    database::generate(context, check, &mut problems)?;
+    if problems.is_empty() { Ok(()) } else { Err(Error::Rules(problems)) }
+}
+
+/// Compares a committed file with its fresh text; without `check` rewrites it.
+pub fn settle(context: &Context, path: &str, fresh: &str, check: bool, problems: &mut Vec<String>) -> Result<(), Error> {
+    let file = context.root.join(path);
+    let file_error = |source| Error::File {
+        path: file.clone(),
+        source,
+    };
+    let committed = match std::fs::read_to_string(&file) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(file_error(error)),
+    };
+    match (compare(committed.as_deref(), fresh), check) {
+        (None, _) => {}
+        (Some(difference), true) => problems.push(format!("{path}: {difference}; run `cargo xtask gen` and commit the result")),
+        (Some(difference), false) => {
+            if let Some(folder) = file.parent() {
+                std::fs::create_dir_all(folder).map_err(file_error)?;
             }
+            std::fs::write(&file, fresh).map_err(file_error)?;
+            println!("{path}: rewritten ({difference})");
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Rules(problems)) }
+    Ok(())
 }
 
 fn with_one_final_newline(text: &str) -> String {

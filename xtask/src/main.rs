@@ -2,6 +2,7 @@
 //! dependency, so it compiles in seconds.
 
 mod bench;
+mod database;
 mod error;
 mod foreign;
 mod generate;
@@ -9,6 +10,7 @@ mod process;
 mod quickstart;
 mod test;
 mod tidy;
+mod web;
 
 use crate::error::Error;
 use crate::process::Context;

@@ -44,6 +44,11 @@ impl Context {
             .args(arguments)
             .current_dir(&self.root)
             .env("CARGO_TARGET_DIR", &self.target);
+        // The build script of the API would not notice a folder that appears after its first run.
+        let dashboard = self.root.join("web").join("dist");
+        if dashboard.join("index.html").is_file() {
+            command.env("FATHOM_WEB_DIST", dashboard);
+        }
         // What cargo set for us describes the package xtask; build scripts would take it for a change and run again.
         for (name, _) in std::env::vars_os() {
             if name
@@ -70,7 +75,16 @@ impl Context {
         };
         std::fs::create_dir_all(&self.target).map_err(failed)?;
         for profile in ["dev", "release"] {
-            let packages = ["fathom-spec", "fathom-kernels", "fathom-worker", "fathom", "xtask"].map(|name| format!("--package={name}"));
+            let packages = [
+                "fathom-spec",
+                "fathom-kernels",
+                "fathom-worker",
+                "fathom-store",
+                "fathom-api",
+                "fathom",
+                "xtask",
+            ]
+            .map(|name| format!("--package={name}"));
             run(self.cargo(&["clean", "--quiet", "--profile", profile]).args(packages))?;
         }
         std::fs::write(&stamp, root.as_bytes()).map_err(failed)

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::process::{self, Context};
+use crate::web;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -33,6 +34,10 @@ pub fn run(context: &Context, arguments: &[String]) -> Result<ExitCode, Error> {
     let manifest = "examples/quickstart.yaml";
     if !context.root.join(manifest).is_file() {
         return Err(Error::Missing(format!("{manifest} is missing in this clone")));
+    }
+    match web::missing() {
+        None => web::build(context)?,
+        Some(reason) => eprintln!("{reason}. Everything else works without it."),
     }
     eprintln!("Building fathom into {} ...", context.target.display());
     process::run(&mut context.cargo(&["build", "--release", "--locked", "-p", "fathom"]))?;

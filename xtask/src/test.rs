@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::process::{self, Context};
-use crate::{foreign, generate, tidy};
+use crate::{foreign, generate, tidy, web};
 use std::time::Instant;
 
 /// Version of cargo-deny that checks licences and bans; built once per machine into the cache directory.
@@ -30,6 +30,11 @@ const STEPS: &[Step] = &[
         name: "fmt",
         run: |context| cargo(context, &["fmt", "--all", "--check"]),
     },
+    // Before cargo, which embeds the result.
+    Step {
+        name: "web",
+        run: |context| where_node_is(context, |context| web::check(context).and_then(|()| web::build(context))),
+    },
     Step {
         name: "clippy",
         run: |context| {
@@ -47,6 +52,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "generated files",
         run: |context| generate::run(context, true).map(|()| Outcome::Passed),
+    },
+    Step {
+        name: "browser",
+        run: |context| where_node_is(context, web::browse),
     },
     Step { name: "doc", run: doc },
     Step {
@@ -87,6 +96,14 @@ pub fn run(context: &Context, install_python: bool) -> Result<(), Error> {
     }
     println!("\n{}", summary.join("\n"));
     if failed.is_empty() { Ok(()) } else { Err(Error::Steps(failed)) }
+}
+
+/// Runs a step that needs Node, or says why not.
+fn where_node_is(context: &Context, run: impl Fn(&Context) -> Result<(), Error>) -> Result<Outcome, Error> {
+    match web::missing() {
+        None => run(context).map(|()| Outcome::Passed),
+        Some(reason) => Ok(Outcome::Skipped(vec![reason])),
+    }
 }
 
 fn cargo(context: &Context, arguments: &[&str]) -> Result<Outcome, Error> {

@@ -1,5 +1,7 @@
 //! `fathom bench`: how fast this machine is, one JSON line per result.
 
+mod history;
+
 use super::worker_failure;
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
@@ -27,6 +29,8 @@ enum BenchCommand {
     Gemm(GemmArgs),
     /// Every operation of the training core at typical shapes
     Ops(OpsArgs),
+    /// The history over REST: ingest, reads, live readers; in the embedded database or that of `DATABASE_URL`
+    History(history::Args),
     /// Encoding of text, one thread, beside the `tokenizers` crate
     Encode(EncodeArgs),
 }
@@ -125,6 +129,7 @@ pub fn run(args: &Args) -> Result {
             lines(measurements.iter().map(measurement))
         }
         BenchCommand::Ops(OpsArgs { threads }) => lines(bench::operations(&Cpu::new(*threads)).iter().map(measurement)),
+        BenchCommand::History(args) => history::run(args),
         BenchCommand::Encode(args) => encode(args),
     }
 }

@@ -2,16 +2,23 @@
 
 pub mod bench;
 pub mod ckpt;
+pub mod compare;
 pub mod completion;
 pub mod debug;
 pub mod explain;
 pub mod generate;
+pub mod health;
 pub mod init;
+pub mod logs;
+pub mod matrix;
 pub mod metrics;
 pub mod plan;
 pub mod run;
 pub mod schema;
+pub mod server;
 pub mod status;
+pub mod top;
+pub mod ui;
 pub mod validate;
 pub mod version;
 pub mod worker;

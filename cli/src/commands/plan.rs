@@ -2,16 +2,17 @@
 
 use crate::args::Context;
 use crate::estimate::{Estimates, Rates, estimate};
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 use crate::manifest::{self, ManifestArg};
 use crate::output::{self, Align, OutputArgs, Table, bytes, count, grouped, scaled};
-use crate::runner::directory::short;
+use crate::runner::directory::{Directory, short};
 use crate::runner::job::observe;
 use crate::runner::storage::ArtifactStore;
 use crate::{clock, estimate};
 use fathom_spec::plan::{Plan, PlannedState, WaitingOn, plan, unsupported};
-use fathom_spec::{PhaseKind, ValidatedJob};
+use fathom_spec::{PhaseKind, ValidatedJob, parse_manifest};
 use serde::Serialize;
+use serde_json::Value;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -82,27 +83,43 @@ struct PhaseRow {
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> Result {
     let loaded = manifest::load(&args.manifest.file, context)?;
-    let job = &loaded.job;
-    let estimates = estimate(job, Rates::new(job, args.rates.flops, args.rates.price));
+    let rates = Rates::new(&loaded.job, args.rates.flops, args.rates.price);
+    let report = report(&loaded.job, rates, &context.directory)?;
+    output::print(args.output.output, &report, text)
+}
+
+/// What the command prints with `-o json`, for a manifest as text.
+pub fn as_json(manifest: &str, directory: &Directory) -> Result<Value> {
+    let job = parse_manifest(manifest).map_err(|problems| {
+        let failure = Failure::new(Exit::InvalidManifest, "the manifest is not valid");
+        problems.iter().fold(failure, |failure, problem| {
+            failure.cause(format!("{}: {}", problem.path, problem.message))
+        })
+    })?;
+    let report = report(&job, Rates::new(&job, None, None), directory)?;
+    serde_json::to_value(report).map_err(|error| Failure::new(Exit::Failed, "cannot write JSON").caused_by(&error))
+}
+
+fn report(job: &ValidatedJob, rates: Rates, directory: &Directory) -> Result<PlanReport> {
+    let estimates = estimate(job, rates);
     let unsupported = unsupported(job);
     let mut missing = Vec::new();
     let phases = if unsupported.is_empty() {
-        let storage = ArtifactStore::new(&job.storage, &context.directory)?;
-        let observed = observe(job, &context.directory, &storage, &mut missing)?;
+        let storage = ArtifactStore::new(&job.storage, directory)?;
+        let observed = observe(job, directory, &storage, &mut missing)?;
         let plan = plan(job, &observed).ok();
         rows(job, plan.as_ref(), &estimates)
     } else {
         rows(job, None, &estimates)
     };
-    let report = PlanReport {
+    Ok(PlanReport {
         job: job.name().to_owned(),
         preset: job.preset.map(fathom_spec::manifest::Preset::name),
         phases,
         unsupported,
         missing,
         estimates,
-    };
-    output::print(args.output.output, &report, text)
+    })
 }
 
 fn rows(job: &ValidatedJob, plan: Option<&Plan>, estimates: &Estimates) -> Vec<PhaseRow> {

@@ -1,13 +1,21 @@
 //! `fathom schema`.
 
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 use crate::output;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print the OpenAPI description of the REST API instead
+    #[arg(long)]
+    api: bool,
+}
 
 /// Runs the command.
-pub fn run(_: &Args) -> Result {
+pub fn run(args: &Args) -> Result {
+    if args.api {
+        let text = fathom_api::openapi().to_pretty_json();
+        return output::stdout(&text.map_err(|error| Failure::new(Exit::Failed, "cannot write JSON").caused_by(&error))?);
+    }
     output::stdout(&output::json(&fathom_spec::schema::json_schema())?)
 }

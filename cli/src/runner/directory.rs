@@ -3,15 +3,18 @@
 //! ```text
 //! .fathom/                                 --dir, FATHOM_DIR
 //!   lock                                   held (flock) by the one run that may write; says who holds it
+//!   postgres/, server.*, queue/            the history and its server: see `local`
 //!   artifacts/<kind>/<key>/                finished artifacts, immutable; `storage.uri` of the manifest may place them elsewhere
 //!     artifact.json                        written last: without it there is no artifact
 //!   jobs/<job>/
 //!     manifest.yaml                        the manifest of the newest run, as it was given
 //!     status.json                          states of the job and its phases
+//!     wish.json                            what is wished of the job: to pause, to be cancelled
 //!     runs/<phase>/<key12>/                one execution of a phase; another <key12> is another execution (the manifest was edited)
 //!       assignment-<attempt>.json          what the worker process is told
 //!       worker-<attempt>.log               what it prints
 //!       worker.lock                        held by the worker process while it lives
+//!       shipped.json                       how much of spool and logs the history has
 //!       spool/                             records that it reports
 //!       work/                              its output and checkpoints; moved to artifacts/ when complete
 //! ```
@@ -202,7 +205,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result {
 }
 
 /// Names of the entries of a directory, sorted; none if it does not exist.
-fn names(path: &Path) -> Result<Vec<String>> {
+pub fn names(path: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|error| Failure::io("list", path, &error))?,

@@ -1,9 +1,16 @@
-//! Ctrl-C and SIGTERM as the runner takes them: the first asks to stop after a checkpoint, the second to stop now.
+//! Ctrl-C and SIGTERM as the runner takes them: the first asks to stop after a checkpoint, the second to stop now. A wish to pause or to
+//! cancel the job (see `local::wish`) is like the first.
 
+use super::directory::JobDirectory;
 use super::supervise::Asked;
 use crate::failure::{Exit, Failure, Result};
+use crate::local::wish;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::time::{Duration, Instant};
+
+/// How often the wish is looked for.
+const WISH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Signals that arrived so far.
 #[derive(Debug)]
@@ -11,17 +18,21 @@ pub struct Interrupts {
     signals: Signals,
     asked: Asked,
     exit: Exit,
+    job: JobDirectory,
+    looked: Instant,
 }
 
 impl Interrupts {
-    /// Takes over SIGINT and SIGTERM for the rest of the process.
-    pub fn new() -> Result<Self> {
+    /// Takes over SIGINT and SIGTERM for the rest of the process, and follows what is wished of `job`.
+    pub fn new(job: JobDirectory) -> Result<Self> {
         let signals =
             Signals::new([SIGINT, SIGTERM]).map_err(|error| Failure::new(Exit::Failed, "cannot handle signals").caused_by(&error))?;
         Ok(Self {
             signals,
             asked: Asked::Continue,
             exit: Exit::Interrupted,
+            job,
+            looked: Instant::now(),
         })
     }
 
@@ -34,7 +45,20 @@ impl Interrupts {
             }
             self.asked = next(self.asked);
         }
+        if self.asked == Asked::Continue && self.wished() {
+            self.exit = Exit::Cancelled;
+            self.asked = Asked::Stop;
+        }
         (self.asked != before).then_some(self.asked)
+    }
+
+    /// Whether somebody wishes the job to stop. A file that cannot be read is no wish.
+    fn wished(&mut self) -> bool {
+        if self.looked.elapsed() < WISH_INTERVAL {
+            return false;
+        }
+        self.looked = Instant::now();
+        wish::read(&self.job).ok().flatten().is_some()
     }
 
     /// What is asked.

@@ -11,6 +11,7 @@ use super::status::StatusFile;
 use super::storage::{ArtifactStore, Found};
 use crate::args::Context;
 use crate::failure::{Exit, Failure, Result};
+use crate::local::wish;
 use crate::manifest::Loaded;
 use fathom_spec::artifact::ArtifactManifest;
 use fathom_spec::plan::{Observed, Placement, Plan, PlannedState, plan};
@@ -32,6 +33,8 @@ pub fn run(loaded: &Loaded, file: &Path, context: &Context) -> Result<Report> {
     let storage = ArtifactStore::new(&job.storage, &context.directory)?;
     let _lock = Lock::acquire(&context.directory, job.name(), command_line())?;
     let directory = context.directory.job(job.name());
+    // Being run is what is wished now.
+    wish::clear(&directory)?;
     let status = StatusFile::begin(job, &directory)?;
     directory::replace(&directory.manifest(), loaded.text.as_bytes())?;
     let width = job.phases.iter().map(|phase| phase.name.len()).max().unwrap_or(0);
@@ -41,7 +44,7 @@ pub fn run(loaded: &Loaded, file: &Path, context: &Context) -> Result<Report> {
         storage,
         status,
         display: Display::new(context.terminal, width),
-        interrupts: Interrupts::new()?,
+        interrupts: Interrupts::new(context.directory.job(job.name()))?,
         fingerprints: Fingerprints::default(),
         observed: Observed::default(),
         artifacts: BTreeMap::new(),

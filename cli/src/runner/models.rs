@@ -10,7 +10,7 @@ use fathom_worker::checkpoint::store;
 use std::path::{Path, PathBuf};
 
 /// Directory of the checkpoints of a running phase, in its work directory.
-const CHECKPOINTS: &str = ".checkpoints";
+pub const CHECKPOINTS: &str = ".checkpoints";
 
 /// A checkpoint of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -64,7 +64,7 @@ impl PhaseReport {
 }
 
 /// Key figures of an artifact. What its statistics do not have is left out.
-fn figures(kind: ArtifactKind, statistics: &Value) -> Vec<String> {
+pub fn figures(kind: ArtifactKind, statistics: &Value) -> Vec<String> {
     let number = |name: &str| statistics.get(name).and_then(Value::as_f64);
     let mut parts = Vec::new();
     let mut push = |text: Option<String>| parts.extend(text);

@@ -43,6 +43,12 @@ impl Sandbox {
             .current_dir(self.directory.path())
             .env_remove("FATHOM_DIR")
             .env_remove("NO_COLOR")
+            .env_remove("DATABASE_URL")
+            .env_remove("FATHOM_SERVER")
+            .env_remove("FATHOM_TOKEN")
+            .env_remove("FATHOM_SEED")
+            // Tests of the server start it themselves.
+            .env("FATHOM_NO_UI", "true")
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());
         command

@@ -7,7 +7,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("fathom-spec", &[]),
     ("fathom-kernels", &[]),
     ("fathom-worker", &["fathom-spec", "fathom-kernels"]),
-    ("fathom", &["fathom-spec", "fathom-kernels", "fathom-worker"]),
+    ("fathom-store", &["fathom-spec"]),
+    ("fathom-api", &["fathom-spec", "fathom-store"]),
+    (
+        "fathom",
+        &["fathom-spec", "fathom-kernels", "fathom-worker", "fathom-store", "fathom-api"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -161,7 +161,8 @@ fn is_test_attribute(line: &str) -> bool {
 
 /// Whether `word` occurs as a whole word: `unsafe_code` does not contain `unsafe`.
 fn has_word(line: &str, word: &str) -> bool {
-    let part_of_name = |character: char| character.is_alphanumeric() || character == '_';
+    // A hyphen joins the words of other languages' names (`'unsafe-inline'` of a content security policy).
+    let part_of_name = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-');
     line.match_indices(word)
         .any(|(start, _)| !line[..start].ends_with(part_of_name) && !line[start + word.len()..].starts_with(part_of_name))
 }

@@ -1,0 +1,126 @@
+//! `GET /jobs/{job}/events`.
+
+use super::get::find;
+use crate::Api;
+use crate::extract::Query;
+use crate::monitor::situation::is_superseded;
+use crate::page::{self, List, Page};
+use crate::problem::Problem;
+use crate::view::{Event, EventSeverity};
+use axum::extract::{OriginalUri, Path, State};
+use fathom_store::attempts::AttemptRow;
+use fathom_store::events::{EventFilter, EventRow};
+use serde::Deserialize;
+use std::collections::HashMap;
+use utoipa::IntoParams;
+
+/// Parameters of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct EventQuery {
+    /// Events after this id, oldest first; without it the newest come first.
+    after: Option<i64>,
+    /// Only this kind.
+    kind: Option<String>,
+    /// Only this severity.
+    #[param(value_type = Option<EventSeverity>, inline)]
+    severity: Option<String>,
+    /// Items of a page, 1 to 500.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// What happened to a job and its runs.
+#[utoipa::path(get, path = "/jobs/{job}/events", operation_id = "listJobEvents", tag = "jobs", params(("job" = String, Path), EventQuery),
+    responses((status = 200, body = List<Event>), (status = 400, body = Problem, content_type = "application/problem+json"),
+              (status = 404, body = Problem, content_type = "application/problem+json"),
+              (status = 410, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn events(
+    State(api): State<Api>,
+    Path(job): Path<String>,
+    OriginalUri(uri): OriginalUri,
+    Query(query): Query<EventQuery>,
+) -> Result<Page<Event>, Problem> {
+    let limit = page::limit(&api, query.limit)?;
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let row = find(&api, &job).await?;
+    let filter = EventFilter {
+        run: None,
+        kind: query.kind.as_deref().filter(|kind| !kind.is_empty()),
+        severity: query.severity.as_deref().filter(|severity| !severity.is_empty()),
+    };
+    let now = api.now() as i64;
+    let list = format!(
+        "events {} {:?} {:?} {}",
+        row.id,
+        filter.kind,
+        filter.severity,
+        query.after.is_some()
+    );
+    let cursor = query.cursor.as_deref().filter(|cursor| !cursor.is_empty());
+    let place: Option<i64> = cursor.map(|cursor| api.cursors.read(&list, cursor, now)).transpose()?;
+    let (rows, next) = match query.after {
+        Some(after) => after_id(&api, row.id, &filter, place.unwrap_or(after), limit).await?,
+        None => {
+            let page = api.timed("events", api.store.events(row.id, &filter, place, limit)).await?;
+            (page.items, page.next)
+        }
+    };
+    let next_cursor = next.and_then(|next| api.cursors.write(&list, next, now));
+    let items = mark(&api, row.id, rows).await?;
+    Ok(Page {
+        list: List { items, next_cursor },
+        uri,
+    })
+}
+
+/// Pages that are looked through for the events after one.
+const MOST_PAGES: usize = 20;
+/// Events of such a page.
+const PAGE: u32 = 500;
+
+/// Events after an id, oldest first, and where to go on.
+async fn after_id(api: &Api, job: i64, filter: &EventFilter<'_>, after: i64, limit: u32) -> Result<(Vec<EventRow>, Option<i64>), Problem> {
+    let mut newer = Vec::new();
+    let mut before = None;
+    for _ in 0..MOST_PAGES {
+        let page = api.timed("events", api.store.events(job, filter, before, PAGE)).await?;
+        let all_newer = page.items.iter().all(|row| row.id > after);
+        newer.extend(page.items.into_iter().filter(|row| row.id > after));
+        before = page.next;
+        if before.is_none() || !all_newer {
+            break;
+        }
+    }
+    newer.reverse();
+    let more = newer.len() > limit as usize;
+    newer.truncate(limit as usize);
+    let next = newer.last().filter(|_| more).map(|row| row.id);
+    Ok((newer, next))
+}
+
+/// Views of events, with those of superseded steps marked.
+async fn mark(api: &Api, job: i64, rows: Vec<EventRow>) -> Result<Vec<Event>, Problem> {
+    let mut attempts: HashMap<String, Vec<AttemptRow>> = HashMap::new();
+    if rows.iter().any(|row| row.attempt_id.is_some() && row.step.is_some()) {
+        for run in api.timed("runs", api.store.runs(job)).await? {
+            if rows.iter().any(|row| row.run.as_deref() == Some(run.name.as_str())) {
+                let found = api.timed("attempts", api.store.attempts(run.id)).await?;
+                attempts.insert(run.name, found);
+            }
+        }
+    }
+    let views = rows.into_iter().map(|row| {
+        let superseded = row
+            .run
+            .as_ref()
+            .and_then(|run| attempts.get(run))
+            .is_some_and(|attempts| is_superseded(&row, attempts));
+        Event {
+            superseded,
+            ..Event::from(row)
+        }
+    });
+    Ok(views.collect())
+}

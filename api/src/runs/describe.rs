@@ -1,0 +1,93 @@
+//! What is known of metrics by their names: unit, meaning, direction, axes. The one table of it.
+
+use crate::view::MetricBetter;
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Description {
+    pub(super) unit: Option<&'static str>,
+    pub(super) text: Option<&'static str>,
+    pub(super) better: Option<MetricBetter>,
+    /// Rows and columns of a matrix.
+    pub(super) axes: [&'static str; 2],
+}
+
+/// (name, or prefix with a dot at its end; unit; meaning; direction)
+type Row = (&'static str, Option<&'static str>, &'static str, Option<MetricBetter>);
+
+const LOWER: Option<MetricBetter> = Some(MetricBetter::Lower);
+const HIGHER: Option<MetricBetter> = Some(MetricBetter::Higher);
+
+/// More special names come first.
+const KNOWN: &[Row] = &[
+    ("loss.main", Some("nats/token"), "Cross-entropy of the next token", LOWER),
+    (
+        "loss.mtp",
+        Some("nats/token"),
+        "Cross-entropy of the multi-token prediction modules",
+        LOWER,
+    ),
+    ("loss.balance", None, "Sequence-wise balance loss", LOWER),
+    ("loss.total", Some("nats/token"), "Everything that is minimised", LOWER),
+    ("loss.", Some("nats/token"), "A part of the loss", LOWER),
+    (
+        "validation.bits_per_byte",
+        Some("bits/byte"),
+        "Cross-entropy of held-out text, independent of the tokenizer",
+        LOWER,
+    ),
+    ("validation.loss", Some("nats/token"), "Cross-entropy of held-out text", LOWER),
+    ("validation.tokens", Some("tokens"), "Held-out tokens that were scored", None),
+    ("gradient_norm", None, "Norm of the gradient before clipping", None),
+    ("learning_rate", None, "Learning rate of the step", None),
+    ("tokens_per_second", Some("tokens/s"), "Speed of training", HIGHER),
+    ("step_seconds", Some("s"), "Time of a step", LOWER),
+    (
+        "moe.max_violation.",
+        None,
+        "How much busier the busiest expert is than its fair share (0 is balanced)",
+        LOWER,
+    ),
+    ("moe.load", Some("tokens"), "Tokens that each expert got in the step", None),
+    ("moe.bias", None, "Routing bias of each expert", None),
+];
+
+/// Describes a name.
+pub(super) fn describe(name: &str) -> Description {
+    let known = KNOWN
+        .iter()
+        .find(|(pattern, ..)| *pattern == name || (pattern.ends_with('.') && name.starts_with(pattern)));
+    let axes = if name.starts_with("moe.") {
+        ["layer", "expert"]
+    } else {
+        ["row", "column"]
+    };
+    match known {
+        Some(&(_, unit, text, better)) => Description {
+            unit,
+            text: Some(text),
+            better,
+            axes,
+        },
+        None => Description {
+            unit: None,
+            text: None,
+            better: None,
+            axes,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(describe("loss.main").unit, Some("nats/token"));
+        assert_eq!(describe("loss.other").text, Some("A part of the loss"));
+        assert_eq!(describe("tokens_per_second").better, HIGHER);
+        assert_eq!(describe("moe.load").axes, ["layer", "expert"]);
+        assert_eq!(describe("lossless").text, None);
+    }
+}

@@ -1,0 +1,168 @@
+// Behaviour, one check a promise. Each works on the mock and on a real server that has at least one run with steps.
+import assert from "node:assert/strict";
+import { openPage, server, settle } from "./browser.mjs";
+
+/** A server that trains beside the browser on the same cores takes its time. */
+const PATIENCE = process.env.FATHOM_BIN ? 2 : 1;
+const trained = ({ runs }) => runs.find(({ kind }) => kind === "pretrain") ?? runs[0];
+const pageOf = ({ job }, view = "") => `${server.url}/jobs/${encodeURIComponent(job)}${view}`;
+
+export const checks = {
+  "the palette opens, finds and goes by keys alone": async ({ page }, world) => {
+    await settle(page);
+    await page.keyboard.press("Control+k");
+    await page.getByRole("combobox", { name: "Search jobs, pages, runs, metrics" }).fill(trained(world).job);
+    await page.keyboard.press("Enter");
+    await page.waitForURL(`**/jobs/${encodeURIComponent(trained(world).job)}`);
+    await page.keyboard.press("Control+k");
+    await page.getByRole("combobox", { name: "Search jobs, pages, runs, metrics" }).fill("curves");
+    await page.keyboard.press("Enter");
+    await page.waitForURL("**/curves");
+    await page.keyboard.press("Control+k");
+    await page.keyboard.press("Escape");
+    assert.equal(await page.locator("dialog[open]").count(), 0);
+  },
+
+  "the theme goes round and is kept": async ({ page }) => {
+    await settle(page);
+    await page.keyboard.press("t");
+    assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark");
+    assert.equal(await page.evaluate(() => localStorage.getItem("fathom.theme")), "dark");
+  },
+
+  "shortcuts are listed by ?": async ({ page }) => {
+    await settle(page);
+    await page.keyboard.press("?");
+    await page.getByRole("heading", { name: "Keyboard shortcuts" }).waitFor();
+  },
+
+  "the first Tab reaches the skip link": async ({ page }) => {
+    await settle(page);
+    await page.keyboard.press("Tab");
+    assert.equal(await page.evaluate(() => document.activeElement?.textContent), "Skip to content");
+    await page.keyboard.press("Enter");
+    assert.equal(await page.evaluate(() => document.activeElement?.id), "content");
+  },
+
+  "dragging over a chart zooms all of them and Back returns": async ({ page }, world) => {
+    await page.goto(pageOf(trained(world), "/curves"));
+    await settle(page);
+    const plot = page.locator(".u-over").first();
+    const box = await plot.boundingBox();
+    await page.mouse.move(box.x + box.width * 0.3, box.y + 40);
+    await page.mouse.down();
+    await page.mouse.move(box.x + box.width * 0.6, box.y + 60, { steps: 6 });
+    await page.mouse.up();
+    await page.waitForURL(/from=\d+&to=\d+/);
+    await page.getByRole("button", { name: /^steps / }).waitFor();
+    await page.goBack();
+    assert.ok(!page.url().includes("from="));
+  },
+
+  "the address holds the whole view": async ({ page }, world) => {
+    await page.goto(pageOf(trained(world), "/curves?x=tokens&smooth=0.9&log=1&pins=0"));
+    await settle(page);
+    assert.equal(await page.getByLabel("x axis").inputValue(), "tokens");
+    assert.equal(await page.getByLabel("Log y").isChecked(), true);
+    assert.equal(await page.getByLabel("Events").isChecked(), false);
+  },
+
+  "arrows move the cell of the expert map and the readout follows": async ({ page }, world) => {
+    await page.goto(pageOf(trained(world), "/experts"));
+    await settle(page);
+    const map = page.getByRole("application", { name: /Relative load/ });
+    await map.focus();
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("ArrowRight");
+    await page.waitForURL(/layer=1&expert=1/);
+    await page.getByText(/layer 1, expert 1: /).first().waitFor();
+  },
+
+  "scrubbing from the cache takes less than 30 ms a frame": async ({ page }, world) => {
+    await page.goto(pageOf(trained(world), "/experts"));
+    await settle(page);
+    const slider = page.getByLabel("Step of the map");
+    const visit = (positions) =>
+      slider.evaluate(async (input, wanted) => {
+        const times = [];
+        for (const position of wanted) {
+          const start = performance.now();
+          input.value = String(position);
+          input.dispatchEvent(new InputEvent("input", { bubbles: true }));
+          await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+          times.push(performance.now() - start);
+        }
+        return times.sort((a, b) => a - b);
+      }, positions);
+    const positions = [4, 5, 6, 7, 8, 9, 10];
+    for (const position of positions) {
+      await visit([position]);
+      await page.waitForTimeout(150);
+    }
+    const rounds = [];
+    for (let round = 0; round < 3; round += 1) rounds.push(await visit([...positions, ...positions]));
+    const [median, worst] = rounds.map((times) => [times[times.length >> 1], times.at(-1)]).sort(([a], [b]) => a - b)[0];
+    console.log(`      median ${median.toFixed(1)} ms, worst ${worst.toFixed(1)} ms`);
+    assert.ok(median < 30 * PATIENCE, `median ${median} ms`);
+  },
+
+  "a table twin has rows": async ({ page }, world) => {
+    await page.goto(pageOf(trained(world), "/curves"));
+    await settle(page);
+    await page.getByRole("button", { name: "Table of LM loss" }).click();
+    assert.ok((await page.getByRole("region", { name: /^Table of/ }).locator("tbody tr").count()) > 1);
+  },
+
+  "downloads have content": async ({ page }, world) => {
+    await page.goto(pageOf(trained(world), "/curves"));
+    await settle(page);
+    for (const kind of ["PNG", "SVG", "CSV"]) {
+      await page.locator("summary[aria-label='Download LM loss']").click();
+      const waiting = page.waitForEvent("download");
+      await page.getByRole("button", { name: `Download ${kind} of LM loss` }).click();
+      const stream = await (await waiting).createReadStream();
+      let bytes = 0;
+      for await (const chunk of stream) bytes += chunk.length;
+      assert.ok(bytes > 500, `${kind} has ${bytes} bytes`);
+    }
+  },
+
+  "markup in metric names and logs is text": async ({ page }, world) => {
+    const run = trained(world);
+    await page.goto(pageOf(run, "/logs"));
+    await settle(page);
+    assert.equal(await page.locator("main img").count(), 0);
+    if (process.env.FATHOM_BIN) await page.getByText('<img src=x onerror="window.__injected=1"><b>bold</b>').first().waitFor();
+    await page.goto(pageOf(run, `/curves?metric=${encodeURIComponent('custom.<img src=x onerror="window.__injected=1"><b>bold</b>')}`));
+    await settle(page);
+    assert.equal(await page.locator("main img, main b").count(), 0);
+    assert.equal(await page.evaluate(() => window.__injected), undefined);
+  },
+
+  "a job that is not there is explained": async ({ page }) => {
+    await page.goto(`${server.url}/jobs/no-such-job`);
+    await page.getByRole("alert").waitFor();
+    assert.match(await page.getByRole("alert").innerText(), /no-such-job/);
+  },
+
+  "without a session the page says how to open it": async ({ page, context }) => {
+    if (server.secret === "") return;
+    await context.clearCookies();
+    await page.goto(server.url);
+    await page.getByText("fathom ui").first().waitFor();
+  },
+
+  "the page loads within a second": async ({ page, context }, world) => {
+    const browser = context.browser();
+    const { page: fresh, context: second } = await openPage(browser);
+    await settle(fresh);
+    const start = performance.now();
+    await fresh.goto(pageOf(trained(world)));
+    await fresh.locator("[aria-label=Verdict]").waitFor();
+    const took = performance.now() - start;
+    await second.close();
+    console.log(`      verdict after ${took.toFixed(0)} ms`);
+    assert.ok(took < 1500 * PATIENCE, `${took} ms`);
+    void page;
+  },
+};

@@ -1,0 +1,51 @@
+/** What the dashboard knows about the trainer's metrics. Names that are not listed still have a page: they are searched. */
+export interface Panel {
+  id: string;
+  title: string;
+  matches: (metric: string) => boolean;
+}
+
+const oneOf = (...names: string[]) => (metric: string) => names.includes(metric);
+
+export const PANELS: readonly Panel[] = [
+  { id: "lm", title: "LM loss", matches: oneOf("loss.main") },
+  { id: "mtp", title: "MTP losses", matches: (metric) => metric.startsWith("loss.mtp.") },
+  { id: "validation", title: "Validation loss", matches: (metric) => metric.startsWith("validation.loss") },
+  { id: "bpb", title: "Validation bits per byte", matches: oneOf("validation.bits_per_byte") },
+  { id: "lr", title: "Learning rate", matches: oneOf("learning_rate") },
+  { id: "gradient", title: "Gradient norm", matches: oneOf("gradient_norm") },
+  { id: "throughput", title: "Throughput", matches: oneOf("tokens_per_second") },
+  { id: "balance", title: "MaxVio", matches: (metric) => metric.startsWith("moe.max_violation.") },
+  { id: "sequenceBalance", title: "Sequence-wise balance loss", matches: oneOf("loss.balance") },
+  { id: "batch", title: "Batch size", matches: oneOf("batch_sequences") },
+  { id: "stepTime", title: "Step time", matches: oneOf("step_seconds") },
+  { id: "schedule", title: "Auxiliary schedules", matches: oneOf("mtp_weight", "bias_update_speed") },
+];
+
+const TITLES: Record<string, string> = {
+  "loss.main": "LM loss",
+  "loss.total": "Total loss",
+  "loss.balance": "Balance loss",
+  "validation.loss": "Validation loss",
+  "validation.bits_per_byte": "Bits per byte",
+  learning_rate: "Learning rate",
+  gradient_norm: "Gradient norm",
+  tokens_per_second: "Tokens/s",
+  step_seconds: "Step time",
+  batch_sequences: "Sequences",
+  mtp_weight: "MTP weight",
+  bias_update_speed: "Bias update speed",
+  "moe.max_violation.mean": "MaxVio, mean",
+  "moe.max_violation.worst": "MaxVio, worst layer",
+  "moe.load": "Expert load",
+  "moe.bias": "Routing bias",
+};
+
+export function metricTitle(name: string): string {
+  const depth = /^loss\.mtp\.(\d+)$/.exec(name);
+  return depth ? `MTP loss ${depth[1]}` : (TITLES[name] ?? name);
+}
+
+export const MAIN_LOSS = "loss.main";
+export const EXPERT_LOAD = "moe.load";
+export const ROUTING_BIAS = "moe.bias";

@@ -1,0 +1,90 @@
+import { api } from "../api/client";
+import type { Problem } from "../api/types";
+import { type Grid, decodeMatrix } from "../lib/matrix";
+import { problemFrom } from "./resource.svelte";
+
+export interface MatrixAt {
+  step: number;
+  firstStep: number;
+  lastStep: number;
+  exact: boolean;
+  grid: Grid;
+}
+
+// 256 matrices of 58 x 256 are 15 MB.
+const CAPACITY = 256;
+
+/** Matrices of one run and metric by the step that was asked for, so that scrubbing back and forth reads each once. */
+export class MatrixCache {
+  private readonly entries = new Map<number, MatrixAt>();
+  private readonly pending = new Map<number, Promise<MatrixAt>>();
+
+  constructor(
+    private readonly run: string,
+    private readonly name: string,
+  ) {}
+
+  /** Without waiting: what a frame of scrubbing can show. */
+  peek(step: number): MatrixAt | null {
+    return this.entries.get(step) ?? null;
+  }
+
+  /** `null` asks for the newest, which is never served from the cache. */
+  async read(step: number | null): Promise<MatrixAt> {
+    const cached = step === null ? undefined : this.entries.get(step);
+    if (step !== null && cached) {
+      // Re-inserted, so that the Map's order is the order of use.
+      this.entries.delete(step);
+      this.entries.set(step, cached);
+      return cached;
+    }
+    const waiting = step === null ? undefined : this.pending.get(step);
+    if (waiting) return waiting;
+    const request = api.matrix(this.run, this.name, step).then((answer) => {
+      const { firstStep, lastStep, exact } = answer;
+      const found = { step: answer.step, firstStep, lastStep, exact, grid: decodeMatrix(answer) };
+      this.store(answer.step, found);
+      if (step !== null) this.store(step, found);
+      return found;
+    });
+    if (step === null) return request;
+    this.pending.set(step, request);
+    return request.finally(() => this.pending.delete(step));
+  }
+
+  /** Reads ahead; a failure shows when the step is really wanted. */
+  prefetch(steps: readonly number[]): void {
+    for (const step of steps) if (!this.entries.has(step)) this.read(step).catch(() => undefined);
+  }
+
+  private store(step: number, found: MatrixAt): void {
+    this.entries.set(step, found);
+    for (const oldest of this.entries.keys()) {
+      if (this.entries.size <= CAPACITY) break;
+      this.entries.delete(oldest);
+    }
+  }
+}
+
+/** The matrix at a step that changes; the last one stays until the next is there. */
+export class MatrixView {
+  current = $state.raw<MatrixAt | null>(null);
+  problem = $state.raw<Problem | null>(null);
+  private wanted = 0;
+
+  async show(cache: MatrixCache, step: number | null): Promise<void> {
+    this.wanted += 1;
+    const ticket = this.wanted;
+    const cached = step === null ? null : cache.peek(step);
+    if (cached) {
+      [this.current, this.problem] = [cached, null];
+      return;
+    }
+    try {
+      const found = await cache.read(step);
+      if (ticket === this.wanted) [this.current, this.problem] = [found, null];
+    } catch (error) {
+      if (ticket === this.wanted) this.problem = problemFrom(error);
+    }
+  }
+}
