@@ -8,7 +8,7 @@ use crate::series::{Shape, TIME, TOKENS};
 use crate::{Error, Result, Store};
 use fathom_spec::record::{Body, EventKind, LifecycleEvent, Matrix, MetricBatch, Progress, Record};
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Scalars and matrices of one request together.
 pub const MAX_POINTS: usize = 100_000;
@@ -434,10 +434,4 @@ fn new_event(run: &crate::runs::RunRow, attempt: i64, event: &LifecycleEvent, re
         step: event.step,
         message: event.message.clone(),
     }
-}
-
-/// Steps at which something happened, whose neighbourhood is kept exactly.
-#[must_use]
-pub fn notable(kind: &str) -> bool {
-    BTreeSet::from(["NonFinite", "CheckpointCommitted", "AttemptStarted", "Detected"]).contains(kind)
 }

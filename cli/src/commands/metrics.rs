@@ -267,7 +267,8 @@ fn read(args: &RunArgs, context: &Context) -> Result<Series> {
     Ok(series)
 }
 
-fn key(state: &PhaseState) -> Option<&str> {
+/// The cache key that a phase has, once it was started or found.
+pub fn key(state: &PhaseState) -> Option<&str> {
     match state {
         PhaseState::Pending => None,
         PhaseState::Cached { key }

@@ -4,6 +4,7 @@ use super::Broken;
 use super::run::RunShipper;
 use crate::client::Client;
 use crate::clock;
+use crate::commands::metrics::key;
 use crate::failure::{Failure, Result};
 use crate::local::intent::uid;
 use crate::local::queue::Queue;
@@ -240,17 +241,6 @@ fn view(job: &str, phase: &PhaseStatus, running: bool, artifact: Option<&Value>)
         set("summary", json!(figures(kind, &artifact["statistics"]).join("  ")));
     }
     view
-}
-
-fn key(state: &PhaseState) -> Option<&str> {
-    match state {
-        PhaseState::Pending => None,
-        PhaseState::Cached { key }
-        | PhaseState::Running { key, .. }
-        | PhaseState::Stopped { key, .. }
-        | PhaseState::Succeeded { key, .. }
-        | PhaseState::Failed { key, .. } => Some(key),
-    }
 }
 
 /// Floating-point operations per trained token of a phase, forward and backward (three times the forward pass).
