@@ -406,6 +406,8 @@ ALTER TABLE ONLY public.writers
 
 CREATE INDEX events_job_id_idx ON public.events USING btree (job_id, id DESC);
 
+CREATE INDEX events_job_id_time_idx ON public.events USING btree (job_id, "time" DESC, id DESC);
+
 CREATE INDEX events_run_id_idx ON public.events USING btree (run_id, step) WHERE (run_id IS NOT NULL);
 
 CREATE INDEX jobs_project_id_created_at_idx ON public.jobs USING btree (project_id, created_at DESC, id DESC);

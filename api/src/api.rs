@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::intent::Intent;
+use crate::jobs::KeptCurves;
 use crate::live::Hub;
 use crate::monitor::Monitors;
 use crate::page::Cursors;
@@ -28,6 +29,7 @@ pub struct Api {
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) readers: Arc<Semaphore>,
     pub(crate) monitors: Monitors,
+    pub(crate) curves: KeptCurves,
 }
 
 impl Api {
@@ -47,6 +49,7 @@ impl Api {
             slots: Arc::new(Semaphore::new(limits.concurrent_requests)),
             readers: Arc::new(Semaphore::new(limits.live_readers)),
             monitors: Monitors::default(),
+            curves: KeptCurves::default(),
             secrets,
             config: Arc::new(config),
             store,

@@ -4,11 +4,20 @@ use crate::Api;
 use crate::auth::Principal;
 use crate::problem::{Code, Problem};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Refuses addresses with a NUL character: no name holds one, and the database has no text with one.
+fn check_address(uri: &Uri) -> Result<(), Problem> {
+    let query = uri.query().unwrap_or("");
+    if uri.path().contains("%00") || query.contains("%00") {
+        return Err(Problem::new(Code::BAD_REQUEST, "The address holds a NUL character."));
+    }
+    Ok(())
+}
 
 /// Bounds the number of requests at a time and the time of each, and finishes what a client no longer waits for: a statement that is cut off costs a
 /// connection of the database, and the embedded one has no other. A live stream counts until its first byte only; the hub bounds their number.
@@ -40,10 +49,10 @@ pub(crate) async fn throttle(State(api): State<Api>, request: Request, next: Nex
     };
     let taken = api.buckets.take(&principal.key, Instant::now());
     let (burst, window) = (api.buckets.burst(), api.buckets.window());
-    let mut response = if taken.allowed {
-        next.run(request).await
-    } else {
-        too_many(&api, taken.wait).into_response()
+    let mut response = match check_address(request.uri()) {
+        _ if !taken.allowed => too_many(&api, taken.wait).into_response(),
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     };
     for (name, value) in [
         ("ratelimit-policy", format!("\"default\";q={burst};w={window}")),

@@ -19,6 +19,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What the dashboard may load: its own files, inline styles (charts place their marks with them), and images it draws itself.
 const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; \
                            base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// A shared worker lives under the policy of its script: it may read the event stream.
+const SCRIPT_POLICY: &str = "default-src 'none'; connect-src 'self'; frame-ancestors 'none'";
 /// Nothing else is a document.
 const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
@@ -76,11 +78,16 @@ fn complete(mut response: Response, path: &str, id: &str) -> Response {
     if let Ok(id) = HeaderValue::try_from(id) {
         headers.insert(REQUEST_ID, id);
     }
-    let page = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let policy = if kind.starts_with(b"text/html") {
+        PAGE_POLICY
+    } else if kind.starts_with(b"text/javascript") {
+        SCRIPT_POLICY
+    } else {
+        DATA_POLICY
+    };
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, if page { PAGE_POLICY } else { DATA_POLICY }),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),

@@ -18,6 +18,7 @@ mod auth;
 mod body;
 mod bounds;
 mod config;
+mod document;
 mod envelope;
 mod etag;
 mod extract;

@@ -1,15 +1,14 @@
 //! Every route, and the layers around them.
 
 use crate::problem::{Code, Problem};
-use crate::{Api, assets, auth, bounds, envelope, ingest, jobs, runs, service, view};
+use crate::{Api, assets, auth, bounds, document, envelope, ingest, jobs, runs, service, view};
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement};
+use utoipa::openapi::{OpenApi as Document, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -21,10 +20,9 @@ use utoipa_axum::router::OpenApiRouter;
         description = "Declare, run and watch DeepSeek-V3 experiments.\n\n\
             Every answer that is no success is `application/problem+json` (RFC 9457). Lists have `limit` and `cursor`; `nextCursor` and the \
             header `Link: rel=\"next\"` lead to the next page. Numbers that may be non-finite are numbers or the strings `NaN`, `Infinity`, \
-            `-Infinity`. Times are RFC 3339 in UTC unless a name ends in `Seconds`.\n\n\
-            Live streams are server-sent events: `metrics` {run, points: [LivePoint], matrices: [name]}, at most four a second and run; `event` Event; \
-            `job` {job, state, phase}: read the job again; `health` {job, verdict}; `log` {run, lastId}: read the lines after the last you have; \
-            `gap` {}: read everything again. The header `Last-Event-ID` resumes.",
+            `-Infinity`. A query parameter without a value counts as absent, and one that is not known is ignored. Times are RFC 3339 in UTC unless a name ends in `Seconds`.\n\n\
+            Live streams are server-sent events; `LiveMessage` lists their messages. A run sends at most four messages of each kind a second. The \
+            header `Last-Event-ID` resumes; whoever was away for too long gets `gap`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     tags(
@@ -34,7 +32,10 @@ use utoipa_axum::router::OpenApiRouter;
         (name = "ingest", description = "For workers and runners."),
         (name = "service", description = "The server itself."),
     ),
-    components(schemas(view::Event, crate::LivePoint, Problem)),
+    components(schemas(
+        view::Event, view::GapMessage, view::HealthMessage, view::JobMessage, view::JobMessageState, view::LogMessage,
+        view::MetricsMessage, crate::LivePoint, Problem
+    )),
     modifiers(&Security)
 )]
 struct Description;
@@ -77,46 +78,9 @@ fn routes() -> OpenApiRouter<Api> {
 #[must_use]
 pub fn openapi() -> Document {
     let (_, mut document) = routes().split_for_parts();
-    let schemas = document.components.get_or_insert_default().schemas.iter_mut();
-    for (name, schema) in schemas {
-        if !SOMETIMES_ABSENT.contains(&name.as_str()) {
-            require_all(schema);
-        }
-    }
     document.info.version = env!("CARGO_PKG_VERSION").into();
-    for item in document.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete]
-            .into_iter()
-            .flatten()
-        {
-            let responses = &mut operation.responses.responses;
-            responses.entry("default".into()).or_insert_with(|| any_problem().into());
-        }
-    }
+    document::complete(&mut document);
     document
-}
-
-/// Answers of which some fields are left out.
-const SOMETIMES_ABSENT: [&str; 2] = ["Problem", "Token"];
-
-/// Says that every field of an answer is there: one that is not known is null, never absent. Requests are told apart by refusing unknown fields.
-fn require_all(schema: &mut RefOr<Schema>) {
-    match schema {
-        RefOr::T(Schema::Object(object)) if object.additional_properties.is_none() => {
-            object.required = object.properties.keys().cloned().collect();
-        }
-        RefOr::T(Schema::AllOf(parts)) => parts.items.iter_mut().for_each(require_all),
-        RefOr::T(_) | RefOr::Ref(_) => {}
-    }
-}
-
-/// What every operation may answer: no credential, a missing scope, too many requests, a fault.
-fn any_problem() -> Response {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    ResponseBuilder::new()
-        .description("Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504).")
-        .content("application/problem+json", content)
-        .build()
 }
 
 /// All routes with all layers.

@@ -41,6 +41,7 @@ pub(crate) struct Telemetry {
     log_lines: Counter,
     readers: Gauge,
     gaps: Counter,
+    database: Gauge,
 }
 
 impl Telemetry {
@@ -58,6 +59,7 @@ impl Telemetry {
             log_lines: Counter::default(),
             readers: Gauge::default(),
             gaps: Counter::default(),
+            database: Gauge::default(),
         };
         telemetry.registry = Arc::new(telemetry.register());
         telemetry
@@ -80,6 +82,8 @@ impl Telemetry {
             "Times that a live stream was too slow and lost messages",
             self.gaps.clone(),
         );
+        let help = "Size of the database when it last answered, without its log";
+        registry.register_with_unit("database_size", help, Unit::Bytes, self.database.clone());
         registry
     }
 
@@ -123,6 +127,10 @@ impl Telemetry {
 
     pub(crate) fn gap(&self) {
         self.gaps.inc();
+    }
+
+    pub(crate) fn database(&self, bytes: i64) {
+        self.database.set(bytes);
     }
 
     /// The text that a scraper reads.

@@ -163,6 +163,17 @@ async fn whatever_is_wrong_is_a_problem() {
         ),
         (Method::GET, "/api/v1/runs/a/series?metric=b&x=colour", "", "", 400, "invalidQuery"),
         (Method::GET, "/api/v1/jobs/%ff", "", "", 400, "badRequest"),
+        (Method::GET, "/api/v1/jobs/a%00b", "", "", 400, "badRequest"),
+        (Method::GET, "/api/v1/jobs?filter=name%3D%00", "", "", 400, "badRequest"),
+        (Method::GET, "/api/v1/jobs/a/events?severity=loud", "", "", 400, "invalidQuery"),
+        (
+            Method::GET,
+            "/api/v1/runs/a/series?metric=b&from=9007199254740993",
+            "",
+            "",
+            400,
+            "invalidQuery",
+        ),
         (Method::GET, "/api/v1/jobs", "", "", 503, "unavailable"),
         (Method::POST, "/api/v1/jobs", "application/pdf", "", 415, "unsupportedMediaType"),
         (
@@ -239,6 +250,20 @@ async fn whatever_is_wrong_is_a_problem() {
 async fn methods_that_are_allowed_are_named() {
     let reply = send(&offline(), request(Method::PATCH, "/api/v1/version").body(Body::empty()).unwrap()).await;
     assert_eq!(reply.header("allow"), "GET,HEAD");
+    // One route has both forms of the path.
+    for (method, path, allowed) in [
+        (Method::PATCH, "/api/v1/jobs/a", "GET, HEAD, DELETE"),
+        (Method::POST, "/api/v1/jobs/a", "GET, HEAD, DELETE"),
+        (Method::POST, "/api/v1/jobs/a:explode", "GET, HEAD, DELETE"),
+        (Method::PUT, "/api/v1/jobs/a:pause", "POST"),
+    ] {
+        let reply = send(&offline(), request(method.clone(), path).body(Body::empty()).unwrap()).await;
+        assert_eq!(
+            (reply.problem().as_str(), reply.header("allow")),
+            ("methodNotAllowed", allowed),
+            "{method} {path}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -179,3 +179,148 @@ fn the_committed_document_is_fresh() {
         "api/openapi.json is stale: run `FATHOM_BLESS=1 cargo test -p fathom-api --test openapi`"
     );
 }
+
+/// Every operation, with its name for messages.
+fn each(document: &Value) -> impl Iterator<Item = (String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    paths.iter().flat_map(|(path, item)| {
+        let methods = item.as_object().unwrap().iter();
+        methods.map(move |(method, operation)| (format!("{} {path}", method.to_uppercase()), operation))
+    })
+}
+
+/// What a value is, or what it refers to.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let reference = value.get("$ref").and_then(Value::as_str);
+    reference.map_or(value, |reference| document.pointer(reference.trim_start_matches('#')).unwrap())
+}
+
+#[test]
+fn every_operation_says_which_problems_it_may_answer_with() {
+    let document = document();
+    for (name, operation) in each(&document) {
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(!responses.contains_key("default"), "{name}: `default` would allow any status");
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        let takes = |key: &str, value: &str| parameters.iter().any(|parameter| parameter[key] == value);
+        let open = operation["security"] == serde_json::json!([{}]);
+        let body = operation.get("requestBody").is_some();
+        for (status, expected) in [
+            ("400", body || !parameters.is_empty()),
+            ("401", !open),
+            ("403", !open),
+            ("404", takes("in", "path")),
+            ("408", body),
+            ("409", takes("name", "Idempotency-Key")),
+            ("410", takes("name", "cursor")),
+            ("412", takes("name", "If-Match")),
+            ("413", body),
+            ("415", body),
+            ("429", !open),
+            ("500", true),
+            ("503", true),
+            ("504", true),
+        ] {
+            assert!(!expected || responses.contains_key(status), "{name} does not list {status}");
+        }
+        for (status, response) in responses {
+            let response = resolved(&document, response);
+            assert!(
+                response["description"].as_str().is_some_and(|text| !text.is_empty()),
+                "{name} {status} has no description"
+            );
+            assert!(
+                response["headers"].get("X-Request-Id").is_some(),
+                "{name} {status} does not have X-Request-Id"
+            );
+            if status.starts_with(['4', '5']) {
+                let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
+                assert_eq!(schema, "#/components/schemas/Problem", "{name} {status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_stream_names_its_messages() {
+    let document = document();
+    let mut streams = Vec::new();
+    for (name, operation) in each(&document) {
+        let content = &operation["responses"]["200"]["content"];
+        let Some(stream) = content.get("text/event-stream") else { continue };
+        let messages = resolved(&document, &stream["schema"])["oneOf"].as_array().unwrap();
+        for message in messages {
+            let data = &message["properties"]["data"];
+            assert_eq!(data["contentMediaType"], "application/json", "{name}");
+            assert_eq!(resolved(&document, &data["contentSchema"])["type"], "object", "{name}: {message}");
+        }
+        streams.push((name, messages.len()));
+    }
+    assert_eq!(
+        streams,
+        [("GET /api/v1/events".into(), 6), ("GET /api/v1/runs/{run}/events".into(), 6)]
+    );
+}
+
+/// Places of schemas that say nothing, or contradict themselves.
+fn vague(schema: &Value, place: &str, found: &mut Vec<String>) {
+    let fields = schema.as_object().unwrap();
+    let says = ["$ref", "type", "oneOf", "allOf", "anyOf"]
+        .iter()
+        .any(|word| fields.contains_key(*word));
+    if !says {
+        found.push(format!("{place} has no type"));
+    }
+    if place.contains('/') && !place.contains("/oneOf/") && !place.contains("/allOf/") && fields.contains_key("properties") {
+        found.push(format!("{place} repeats an object that should be referred to"));
+    }
+    for word in ["oneOf", "allOf", "anyOf"] {
+        let parts = fields.get(word).and_then(Value::as_array).into_iter().flatten();
+        for (index, part) in parts.enumerate() {
+            vague(part, &format!("{place}/{word}/{index}"), found);
+        }
+    }
+    let types: BTreeSet<&str> = fields
+        .get("allOf")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|part| part["type"].as_str())
+        .collect();
+    if types.len() > 1 {
+        found.push(format!("{place} is of several types at once: {types:?}"));
+    }
+    for (name, property) in fields.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        vague(property, &format!("{place}/{name}"), found);
+    }
+    for word in ["items", "additionalProperties"] {
+        if let Some(part) = fields.get(word).filter(|part| part.is_object()) {
+            vague(part, &format!("{place}/{word}"), found);
+        }
+    }
+}
+
+#[test]
+fn every_property_has_one_type() {
+    let document = document();
+    let mut found = Vec::new();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        vague(schema, name, &mut found);
+    }
+    for (name, operation) in each(&document) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let place = format!("{name} {}", parameter["name"]);
+            vague(&parameter["schema"], &place, &mut found);
+            assert!(
+                !parameter["schema"].to_string().contains("\"null\""),
+                "{place}: a parameter is absent, not null"
+            );
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    let values = &document["components"]["schemas"]["ComparedField"]["properties"]["values"];
+    assert_eq!(
+        values["items"]["$ref"], "#/components/schemas/AnyJson",
+        "values of manifests are no objects only"
+    );
+}

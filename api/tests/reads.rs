@@ -8,7 +8,7 @@ mod database;
 
 use axum::http::{Method, StatusCode};
 use common::{get, send_json};
-use database::{RUN, on_server, status, trained};
+use database::{MANIFEST, RUN, on_server, status, trained};
 use serde_json::json;
 
 #[test]
@@ -179,6 +179,40 @@ fn jobs_are_listed_in_pages() {
 }
 
 #[test]
+fn a_list_shows_what_each_job_shows_and_follows_it() {
+    on_server(|server| async move {
+        trained(&server).await;
+        let mut other = status("succeeded", "succeeded");
+        other["uid"] = "other".into();
+        other["runs"] = json!([]);
+        let path = "/api/v1/jobs/other/status";
+        assert_eq!(send_json(&server.router, Method::PUT, path, &other).await.status, StatusCode::OK);
+        let list = async || get(&server.router, "/api/v1/jobs?sort=name").await.json()["items"].clone();
+        let alone = async |name: &str| get(&server.router, &format!("/api/v1/jobs/{name}")).await.json();
+        let first = list().await;
+        assert_eq!(first[0], alone("job").await);
+        assert_eq!(first[1], alone("other").await);
+        assert_eq!(list().await[0]["lossSparkline"], first[0]["lossSparkline"]);
+
+        // The same step again, as a validation or a new attempt reports it: no number of the run changes but its records.
+        let writer = format!("{RUN}/2/0");
+        let event = json!({"event": {"kind": "AttemptStarted", "step": 9, "message": "resumed"}});
+        let metrics = json!({"metrics": {"step": 10, "tokens": 640, "scalars": {"loss.main": 0.25}, "matrices": {}}});
+        let records: Vec<_> = [event, metrics]
+            .into_iter()
+            .zip(0..)
+            .map(|(body, sequence)| json!({"writer": writer, "sequence": sequence, "time": 1010.0, "body": body}))
+            .collect();
+        let body = json!({"writer": writer, "records": records});
+        let path = format!("/api/v1/runs/{RUN}/metrics:batch");
+        assert_eq!(send_json(&server.router, Method::POST, &path, &body).await.status, StatusCode::OK);
+        let after = list().await;
+        assert_eq!((&first[0]["loss"], &after[0]["loss"]), (&0.0.into(), &0.25.into()));
+        assert_eq!(after[0], alone("job").await);
+    });
+}
+
+#[test]
 fn events_health_and_lineage() {
     on_server(|server| async move {
         trained(&server).await;
@@ -223,5 +257,36 @@ fn events_health_and_lineage() {
         assert_eq!(kinds, ["input", "artifact", "checkpoint"]);
         let data = get(&server.router, &format!("/api/v1/runs/{RUN}/data")).await.json();
         assert_eq!(data["items"][0]["statistics"], json!({"tokens": 7}));
+    });
+}
+
+/// The rules that a page shows are those of the manifest, and of the newest one.
+#[test]
+fn a_manifest_sets_what_a_run_is_judged_by() {
+    on_server(|server| async move {
+        trained(&server).await;
+        let rules = async || {
+            let health = get(&server.router, "/api/v1/jobs/job/health").await.json();
+            let tiles = health["tiles"].as_array().unwrap();
+            let rule = |id: &str| {
+                tiles.iter().find(|tile| tile["id"] == id).unwrap()["rule"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            };
+            (rule("gradient"), rule("balance"))
+        };
+        let (gradient, balance) = rules().await;
+        assert!(gradient.contains("clipped at 1 after"), "{gradient}");
+        assert!(!balance.contains("layer above 0.5 on"), "{balance}");
+
+        let mut report = status("running", "running");
+        let manifest = MANIFEST.replace("  seed: 42\n", "  seed: 42\n  health: {balance: {watchMaxViolation: 0.5}}\n");
+        assert_ne!(manifest, MANIFEST);
+        report["manifest"] = json!(manifest);
+        let reply = send_json(&server.router, Method::PUT, "/api/v1/jobs/job/status", &report).await;
+        assert_eq!(reply.json(), json!({"generation": 2}));
+        let (_, balance) = rules().await;
+        assert!(balance.contains("layer above 0.5 on"), "{balance}");
     });
 }

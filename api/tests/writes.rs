@@ -215,3 +215,29 @@ fn tokens_have_scopes_and_end() {
         assert_eq!(with(Method::GET, "/api/v1/whoami").await.status, StatusCode::UNAUTHORIZED);
     });
 }
+
+#[test]
+fn what_the_database_cannot_hold_is_the_clients_fault() {
+    on_server(|server| async move {
+        let put = |report: Value| {
+            let router = server.router.clone();
+            async move { send_json(&router, Method::PUT, "/api/v1/jobs/job/status", &report).await }
+        };
+        for pointer in ["/labels/team", "/message", "/uid", "/manifest"] {
+            let mut report = status("running", "running");
+            report["message"] = json!("");
+            *report.pointer_mut(pointer).unwrap() = json!("a\u{0}b");
+            let reply = put(report).await;
+            assert_eq!(
+                (reply.status, reply.problem().as_str()),
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+                "{pointer}"
+            );
+        }
+        assert_eq!(
+            put(status("running", "running")).await.status,
+            StatusCode::OK,
+            "the connection still works"
+        );
+    });
+}

@@ -18,6 +18,13 @@ pub fn rfc3339(seconds: f64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// A time in RFC 3339 with milliseconds: what happens within a second keeps its order.
+pub fn rfc3339_fine(seconds: f64) -> String {
+    let whole = rfc3339(seconds);
+    let milliseconds = (seconds.max(0.0).fract() * 1e3) as u32;
+    format!("{}.{milliseconds:03}Z", whole.trim_end_matches('Z'))
+}
+
 /// The date of a day counted from 1970-01-01 in the proleptic Gregorian calendar: years begin in March, so that the leap day is the last.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
@@ -64,6 +71,8 @@ mod tests {
         ] {
             assert_eq!(rfc3339(seconds), text);
         }
+        assert_eq!(rfc3339_fine(951_782_400.25), "2000-02-29T00:00:00.250Z");
+        assert_eq!(rfc3339_fine(-1.5), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

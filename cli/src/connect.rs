@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(30);
 /// Pause before a server that is starting or ending is looked at again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a request that came too soon after others, and how often it is made again.
+const TOO_FAST: Duration = Duration::from_secs(1);
+const MANY_TIMES: u32 = 10;
 /// Bytes of a server's complaints that are kept.
 const MAX_COMPLAINTS: u64 = 16 << 10;
 /// Jobs that are counted when none is named.
@@ -52,7 +55,7 @@ struct Current {
 impl Connection {
     /// Finds or starts a server.
     pub fn open(directory: &Directory) -> Result<Self> {
-        let (source, current) = match std::env::var("FATHOM_SERVER").ok().filter(|server| !server.is_empty()) {
+        let (source, current) = match server() {
             Some(server) => {
                 let client = named(&server)?;
                 (Source::Named(server), Current { client, _own: None })
@@ -121,7 +124,14 @@ impl Connection {
     /// The outer result is a server that cannot be found or started.
     fn ask(&self, path: &str) -> Result<Answer> {
         let client = self.client();
-        let answer = client.get(path);
+        let mut answer = client.get(path);
+        for _ in 0..MANY_TIMES {
+            if !matches!(&answer, Err(Refusal::Problem(problem)) if problem.status == 429) {
+                break;
+            }
+            std::thread::sleep(TOO_FAST);
+            answer = client.get(path);
+        }
         let lost = match &answer {
             Err(Refusal::Unreachable(_)) => true,
             // Another server has taken the port of the one that was asked before.
@@ -160,6 +170,16 @@ impl Connection {
             (Source::Named(_) | Source::Local(_), refusal) => refusal.into(),
         }
     }
+}
+
+/// `FATHOM_SERVER`.
+fn server() -> Option<String> {
+    std::env::var("FATHOM_SERVER").ok().filter(|server| !server.is_empty())
+}
+
+/// Whether the environment names a server.
+pub fn is_named() -> bool {
+    server().is_some()
 }
 
 /// A client of the server that the environment names. The token is never an argument: arguments are in lists of processes and in histories.
@@ -208,18 +228,9 @@ fn local(directory: &Directory) -> Result<Current> {
     }
 }
 
-/// Refuses where a server of our own would do more than answer.
+/// A look at nothing leaves nothing behind.
 fn may_start(directory: &Directory) -> Result {
-    if !Queue::new(directory.clone()).waiting()?.is_empty() {
-        // Whoever serves a directory also runs what waits in it: that is not what somebody wants who looks at a log.
-        return Err(Failure::new(
-            Exit::Unreachable,
-            "no server is running, and one that this command starts would run the jobs that wait",
-        )
-        .help("start `fathom ui`, which runs them, and try again"));
-    }
-    if directory.jobs()?.is_empty() {
-        // A look at nothing leaves nothing behind.
+    if directory.jobs()?.is_empty() && Queue::new(directory.clone()).waiting()?.is_empty() {
         directory.choose_job(None)?;
     }
     Ok(())
@@ -239,7 +250,7 @@ impl Private {
             .arg0("fathom")
             .arg("--dir")
             .arg(directory.root())
-            .args(["ui", "--no-open", "--until-eof", "--port", "0", "--output", "json"])
+            .args(["ui", "--no-open", "--until-eof", "--no-queue", "--port", "0", "--output", "json"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Its log would be mixed with what the command says, or break the screen of `fathom top`.
@@ -405,13 +416,5 @@ mod tests {
         let directory = Directory::new(temporary.path().join("none"));
         assert_eq!(local(&directory).unwrap_err().exit(), Exit::NotFound);
         assert!(!directory.root().exists());
-    }
-
-    #[test]
-    fn a_question_runs_no_job() {
-        let temporary = tempfile::tempdir().unwrap();
-        let directory = Directory::new(temporary.path());
-        Queue::new(directory.clone()).add("job", "a manifest").unwrap();
-        assert_eq!(local(&directory).unwrap_err().exit(), Exit::Unreachable);
     }
 }

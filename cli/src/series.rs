@@ -1,4 +1,8 @@
-//! The metrics of a run, every step exactly once, gathered from its spool.
+//! The metrics of a run, every step exactly once: gathered from its spool, or from a server.
+
+mod remote;
+
+pub use remote::{Wanted, fetch};
 
 use crate::commands::worker_failure;
 use crate::export::{Columns, Values};
@@ -12,6 +16,8 @@ use std::path::Path;
 #[derive(Debug, Default)]
 pub struct Series {
     rows: BTreeMap<u64, Row>,
+    /// Names and kinds of what the server has, fetched or not.
+    listed: Vec<(String, String)>,
     /// Lines of the spool that could not be read.
     pub damaged: usize,
 }
@@ -57,12 +63,21 @@ impl Series {
 
     /// Names of the scalars.
     pub fn scalar_names(&self) -> BTreeSet<&str> {
-        self.rows.values().flat_map(|row| row.scalars.keys().map(String::as_str)).collect()
+        let measured = self.rows.values().flat_map(|row| row.scalars.keys().map(String::as_str));
+        measured.chain(self.listed("scalar")).collect()
     }
 
     /// Names of the matrices.
     pub fn matrix_names(&self) -> BTreeSet<&str> {
-        self.rows.values().flat_map(|row| row.matrices.keys().map(String::as_str)).collect()
+        let measured = self.rows.values().flat_map(|row| row.matrices.keys().map(String::as_str));
+        measured.chain(self.listed("matrix")).collect()
+    }
+
+    fn listed(&self, kind: &str) -> impl Iterator<Item = &str> {
+        self.listed
+            .iter()
+            .filter(move |(_, listed)| listed == kind)
+            .map(|(name, _)| name.as_str())
     }
 
     /// One row per step: `step`, `tokens`, `time` and a column per scalar.

@@ -54,6 +54,18 @@ impl Terminal {
         }
     }
 
+    /// Sends the log lines that `FATHOM_LOG` chooses, warnings by default, to standard error.
+    pub fn start_log(&self) {
+        let filter =
+            tracing_subscriber::EnvFilter::try_from_env("FATHOM_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        // A second subscriber in one process is refused, which is fine.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(self.colour)
+            .with_writer(std::io::stderr)
+            .try_init();
+    }
+
     /// Tells something on standard error, unless quiet.
     pub fn note(&self, text: &str) {
         if self.verbosity > Verbosity::Quiet {

@@ -4,145 +4,69 @@
 mod common;
 
 use common::Sandbox;
-use common::job::{Background, Random, manifest, prepare, run_directory, send};
-use fathom_spec::record::{Body, Record};
-use fathom_worker::report::resolve;
+use common::job::{Background, Random, manifest, prepare, send};
+use common::server::{Server, served, settled, spooled, visit};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
-/// Nothing in these tests takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A server of a sandbox's local directory.
-struct Server {
-    child: Child,
-    base: String,
-    secret: String,
+#[test]
+fn kills_of_the_runner_leave_the_history_of_every_step_once() {
+    let sandbox = Sandbox::new();
+    let file = prepare(&sandbox, "job", 76_800);
+    let server = Server::start(&sandbox);
+    let mut random = Random(11);
+    // In the first phases, while a worker starts, and several times while it trains.
+    for turn in 0..8 {
+        let mut run = Background::start(&sandbox, &["run", &file]);
+        if turn >= 2 {
+            run.worker("pretrain")
+                .unwrap_or_else(|| panic!("the run ended after {turn} kills: {:?}", run.seen));
+        }
+        std::thread::sleep(Duration::from_millis(random.below(600)));
+        run.signal(Signal::KILL);
+        assert_eq!(run.end(), None, "it was killed");
+    }
+    let run = Background::start(&sandbox, &["run", &file]);
+    assert_eq!(run.end(), Some(0));
+    let name = settled(&server, "job", "succeeded");
+    let spooled = spooled(&sandbox, "job");
+    assert_eq!(spooled.keys().copied().collect::<Vec<_>>(), (1..=600).collect::<Vec<_>>());
+    assert_eq!(served(&server, &name), spooled);
+    visit(&server, "job");
+    server.end();
 }
 
-impl Server {
-    fn start(sandbox: &Sandbox) -> Self {
-        let mut child = sandbox
-            .command(&["ui", "--no-open", "--port", "0", "-o", "json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+#[test]
+fn a_killed_runner_takes_its_server_along_and_the_next_one_tells_the_rest() {
+    let sandbox = Sandbox::new();
+    let file = prepare(&sandbox, "job", 51_200);
+    let mut random = Random(12);
+    let start = || {
+        let mut command = sandbox.command(&["run", &file, "-v"]);
+        command.env_remove("FATHOM_NO_UI").env("FATHOM_LOG", "warn");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let link: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        let (base, secret) = link["url"].as_str().unwrap().split_once("/?secret=").unwrap();
-        Self {
-            child,
-            base: base.to_owned(),
-            secret: secret.to_owned(),
-        }
+            .unwrap()
+    };
+    for _ in 0..4 {
+        let mut run = start();
+        std::thread::sleep(Duration::from_millis(700 + random.below(1_500)));
+        run.kill().unwrap();
+        run.wait().unwrap();
     }
-
-    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
-        let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .header("Authorization", format!("Bearer {}", self.secret));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut response = agent.run(request.body(body.to_owned()).unwrap()).unwrap();
-        let text = response.body_mut().read_to_string().unwrap();
-        (
-            response.status().as_u16(),
-            serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        )
-    }
-
-    fn get(&self, path: &str) -> Value {
-        let (status, body) = self.request("GET", path, &[], "");
-        assert_eq!(status, 200, "{path}: {body}");
-        body
-    }
-
-    fn post(&self, path: &str, body: &str) -> (u16, Value) {
-        self.request("POST", path, &[("Content-Type", "application/yaml")], body)
-    }
-
-    fn wait(&self, path: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let (status, body) = self.request("GET", path, &[], "");
-            if status == 200 && holds(&body) {
-                return body;
-            }
-            assert!(Instant::now() < end, "waited in vain for {what}: {status} {body}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn end(mut self) {
-        send(self.child.id().cast_signed(), Signal::TERM);
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The loss by step, as the spool has it.
-fn spooled(sandbox: &Sandbox, job: &str) -> BTreeMap<u64, f64> {
-    let records: Vec<Record> = resolve(&run_directory(sandbox, job, "pretrain").join("spool")).unwrap();
-    let batches = records.into_iter().filter_map(|record| match record.body {
-        Body::Metrics(batch) => Some(batch),
-        Body::Event(_) | Body::Progress(_) => None,
-    });
-    batches.map(|batch| (batch.step, batch.scalars["loss.main"])).collect()
-}
-
-/// Name of the run that pre-trains.
-fn pretrain(server: &Server, job: &str) -> String {
-    let phases = server.get(&format!("/api/v1/jobs/{job}/phases"));
-    let phase = phases["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|phase| phase["name"] == "pretrain")
-        .unwrap();
-    phase["run"].as_str().unwrap().to_owned()
-}
-
-/// The loss by step, as the server has it; each bucket holds one point.
-fn served(server: &Server, run: &str) -> BTreeMap<u64, f64> {
-    let window = server.get(&format!("/api/v1/runs/{run}/series?metric=loss.main&points=4000"));
-    assert_eq!(window["bucketSteps"], 1);
-    let series = &window["series"][0];
-    let column = |name: &str| series[name].as_array().unwrap().clone();
-    assert!(column("n").iter().all(|count| count == 1), "{:?}", column("n"));
-    let steps = column("step").into_iter().map(|step| step.as_u64().unwrap());
-    steps.zip(column("last").into_iter().map(|value| value.as_f64().unwrap())).collect()
-}
-
-fn settled(server: &Server, job: &str, state: &str) -> String {
-    server.wait(&format!("/api/v1/jobs/{job}"), state, |job| job["state"] == state);
-    let run = pretrain(server, job);
-    server.wait(
-        &format!("/api/v1/jobs/{job}/events?kind=PhaseCompleted"),
-        "the last record",
-        |events| events["items"].as_array().unwrap().iter().any(|event| event["run"] == run.as_str()),
-    );
-    run
+    assert!(start().wait().unwrap().success());
+    let server = Server::start(&sandbox);
+    let name = settled(&server, "job", "succeeded");
+    let spooled = spooled(&sandbox, "job");
+    assert_eq!(spooled.len(), 400);
+    assert_eq!(served(&server, &name), spooled);
+    visit(&server, "job");
+    server.end();
 }
 
 #[test]

@@ -284,6 +284,54 @@ fn a_named_server_is_asked_with_a_token() {
     assert_eq!(code(address, secret), Some(8));
 }
 
+/// What the spool says here is what the server says elsewhere.
+#[test]
+fn metrics_and_status_are_the_same_from_a_server() {
+    let sandbox = Sandbox::new();
+    ran(&sandbox, "job", 1280);
+    let server = Server::start(&sandbox, &["ui", "--no-open", "--port", "0", "-o", "json"], &[]);
+    let link: Value = serde_json::from_str(&server.line).unwrap();
+    let (address, secret) = link["url"].as_str().unwrap().split_once("/?secret=").unwrap();
+    let elsewhere = Sandbox::new();
+    let remote = |arguments: &[&str]| asking(&elsewhere, address, secret, arguments);
+    let exports: [&[&str]; 5] = [
+        &["metrics", "export"],
+        &["metrics", "export", "--format", "json", "job"],
+        &["metrics", "export", "--matrix", "moe.load"],
+        &["metrics", "get", "loss.main", "--from", "3", "--to", "7"],
+        &["metrics", "ls", "--phase", "pretrain"],
+    ];
+    for arguments in exports {
+        let local = ok(sandbox.run(arguments));
+        assert!(local.lines().count() > 5, "{local}");
+        assert_eq!(ok(remote(arguments)), local, "{arguments:?}");
+    }
+    let unknown = remote(&["metrics", "get", "loss.mian"]);
+    assert_eq!(unknown.code, Some(5), "{unknown:?}");
+    assert!(unknown.stderr.contains("loss.main"), "{}", unknown.stderr);
+    assert_eq!(
+        remote(&["metrics", "get", "moe.load"]).code,
+        Some(2),
+        "a matrix is no series of numbers"
+    );
+
+    let (here, there) = (
+        parsed(sandbox.run(&["status", "-o", "json"])),
+        parsed(remote(&["status", "-o", "json"])),
+    );
+    let (status, rest) = request("GET", &format!("{address}/api/v1/jobs/job"), secret, "");
+    assert_eq!((status, &there["phases"]), (200, &rest["phases"]));
+    assert_eq!((&here["name"], &here["state"]), (&there["name"], &there["state"]));
+    for (here, there) in here["phases"].as_array().unwrap().iter().zip(there["phases"].as_array().unwrap()) {
+        for member in ["name", "kind", "state", "key", "attempt"] {
+            assert_eq!(here[member], there[member], "{member}: {here} {there}");
+        }
+    }
+    assert!(ok(remote(&["status", "-w"])).starts_with("job: succeeded\n"));
+    assert_eq!(remote(&["status", "none"]).code, Some(5));
+    server.end();
+}
+
 #[test]
 fn server_mode_takes_in_history_behind_tokens() {
     let sandbox = Sandbox::new();

@@ -128,7 +128,7 @@ fn a_worker_whose_runner_was_killed_stops_after_a_checkpoint() {
     let status = sandbox.run(&["status", "-o", "json"]);
     let view: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!(view["state"], "lost");
-    assert!(view["phases"][2]["checkpoint"].as_u64().unwrap() >= 10);
+    assert!(view["phases"][2]["checkpointStep"].as_u64().unwrap() >= 10);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::architecture::Architecture;
 use crate::artifact::ArtifactKind;
+use crate::health::Thresholds;
 use crate::manifest::{
     Corpus, Evaluate, Extend, Grpo, Metadata, Parallelism, Precision, Preset, Pretrain, Restart, Serve, Sft, Storage, Tokenizer, WorkerSpec,
 };
@@ -32,6 +33,8 @@ pub struct ValidatedJob {
     pub storage: Storage,
     /// What happens when a worker fails.
     pub restart: Restart,
+    /// When a run is called unhealthy.
+    pub health: Thresholds,
     /// The phases, in order.
     pub phases: Vec<ValidatedPhase>,
     /// What was accepted but is suspicious.
@@ -50,6 +53,21 @@ impl ValidatedJob {
     #[must_use]
     pub fn phase(&self, name: &str) -> Option<&ValidatedPhase> {
         self.phases.iter().find(|phase| phase.name == name)
+    }
+
+    /// The thresholds that the runs of a phase are judged by: those of the job, with the phase's limit of the gradient norm.
+    #[must_use]
+    pub fn thresholds(&self, phase: &str) -> Thresholds {
+        let mut thresholds = self.health.clone();
+        let optimizer = match self.phase(phase).map(|phase| &phase.work) {
+            Some(PhaseWork::Pretrain(phase)) => Some(&phase.optimizer),
+            Some(PhaseWork::Extend(phase)) => Some(&phase.optimizer),
+            Some(PhaseWork::Sft(phase)) => Some(&phase.optimizer),
+            Some(PhaseWork::Grpo(phase)) => Some(&phase.optimizer),
+            Some(PhaseWork::Tokenizer(_) | PhaseWork::Corpus(_) | PhaseWork::Evaluate(_) | PhaseWork::Serve(_)) | None => None,
+        };
+        thresholds.gradient.clip_norm = optimizer.map(|optimizer| optimizer.clip_norm);
+        thresholds
     }
 }
 

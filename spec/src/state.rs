@@ -27,6 +27,9 @@ pub enum PhaseState {
         attempt: u32,
         /// Start of the attempt.
         since: f64,
+        /// Start of the first attempt, where it is known.
+        #[serde(default)]
+        started: Option<f64>,
         /// Restarts since the last newer checkpoint; the budget of `restart.maxRestarts`.
         restarts: u32,
         /// Step of the newest checkpoint, 0 for none.
@@ -41,6 +44,9 @@ pub enum PhaseState {
         attempt: u32,
         /// Step of the newest checkpoint, 0 for none.
         checkpoint: u64,
+        /// Start of the first attempt, where it is known.
+        #[serde(default)]
+        started: Option<f64>,
     },
     /// Complete.
     #[serde(rename_all = "camelCase")]
@@ -49,6 +55,9 @@ pub enum PhaseState {
         key: String,
         /// Attempts that it took.
         attempts: u32,
+        /// Start of the first attempt, where it is known.
+        #[serde(default)]
+        started: Option<f64>,
         /// Completion.
         at: f64,
     },
@@ -63,6 +72,12 @@ pub enum PhaseState {
         checkpoint: u64,
         /// Why, and what to do about it.
         failure: Failure,
+        /// Start of the first attempt, where it is known.
+        #[serde(default)]
+        started: Option<f64>,
+        /// End of the last attempt, where it is known.
+        #[serde(default)]
+        at: Option<f64>,
     },
 }
 
@@ -140,7 +155,17 @@ impl PhaseState {
     /// [`InvalidTransition`] from a running phase.
     pub fn reuse(self, key: String) -> Result<Self, InvalidTransition> {
         match self {
-            Self::Succeeded { key: own, attempts, at } if own == key => Ok(Self::Succeeded { key, attempts, at }),
+            Self::Succeeded {
+                key: own,
+                attempts,
+                started,
+                at,
+            } if own == key => Ok(Self::Succeeded {
+                key,
+                attempts,
+                started,
+                at,
+            }),
             Self::Pending | Self::Cached { .. } | Self::Stopped { .. } | Self::Succeeded { .. } | Self::Failed { .. } => {
                 Ok(Self::Cached { key })
             }
@@ -154,26 +179,30 @@ impl PhaseState {
     /// # Errors
     /// [`InvalidTransition`] from a running phase.
     pub fn start(self, key: String, now: f64) -> Result<Self, InvalidTransition> {
-        let (attempt, checkpoint) = match &self {
+        let (attempt, checkpoint, started) = match &self {
             Self::Stopped {
                 key: own,
                 attempt,
                 checkpoint,
-            } if *own == key => (attempt.saturating_add(1), *checkpoint),
+                started,
+            } if *own == key => (attempt.saturating_add(1), *checkpoint, started.or(Some(now))),
             Self::Failed {
                 key: own,
                 attempt,
                 checkpoint,
                 failure: _,
-            } if *own == key => (attempt.saturating_add(1), *checkpoint),
+                started,
+                at: _,
+            } if *own == key => (attempt.saturating_add(1), *checkpoint, started.or(Some(now))),
             // A phase that is complete starts again if its artifact is gone.
-            Self::Pending | Self::Cached { .. } | Self::Stopped { .. } | Self::Succeeded { .. } | Self::Failed { .. } => (1, 0),
+            Self::Pending | Self::Cached { .. } | Self::Stopped { .. } | Self::Succeeded { .. } | Self::Failed { .. } => (1, 0, Some(now)),
             Self::Running { .. } => return self.refuse("start"),
         };
         Ok(Self::Running {
             key,
             attempt,
             since: now,
+            started,
             restarts: 0,
             checkpoint,
         })
@@ -189,12 +218,14 @@ impl PhaseState {
                 key,
                 attempt,
                 since,
+                started,
                 restarts,
                 checkpoint,
             } => Ok(Self::Running {
                 key,
                 attempt,
                 since,
+                started,
                 restarts: if step > checkpoint { 0 } else { restarts },
                 checkpoint: checkpoint.max(step),
             }),
@@ -210,9 +241,10 @@ impl PhaseState {
     /// [`InvalidTransition`] unless the phase is running.
     pub fn succeed(self, now: f64) -> Result<Self, InvalidTransition> {
         match self {
-            Self::Running { key, attempt, .. } => Ok(Self::Succeeded {
+            Self::Running { key, attempt, started, .. } => Ok(Self::Succeeded {
                 key,
                 attempts: attempt,
+                started,
                 at: now,
             }),
             Self::Pending | Self::Cached { .. } | Self::Stopped { .. } | Self::Succeeded { .. } | Self::Failed { .. } => {
@@ -228,8 +260,17 @@ impl PhaseState {
     pub fn stop(self) -> Result<Self, InvalidTransition> {
         match self {
             Self::Running {
-                key, attempt, checkpoint, ..
-            } => Ok(Self::Stopped { key, attempt, checkpoint }),
+                key,
+                attempt,
+                checkpoint,
+                started,
+                ..
+            } => Ok(Self::Stopped {
+                key,
+                attempt,
+                checkpoint,
+                started,
+            }),
             Self::Pending | Self::Cached { .. } | Self::Stopped { .. } | Self::Succeeded { .. } | Self::Failed { .. } => {
                 self.refuse("stop")
             }
@@ -247,6 +288,7 @@ impl PhaseState {
                 key,
                 attempt,
                 since: _,
+                started,
                 restarts,
                 checkpoint,
             } => match failure.class {
@@ -254,6 +296,7 @@ impl PhaseState {
                     key,
                     attempt: attempt.saturating_add(1),
                     since: now,
+                    started,
                     restarts: restarts + 1,
                     checkpoint,
                 }),
@@ -262,11 +305,25 @@ impl PhaseState {
                     attempt,
                     checkpoint,
                     failure,
+                    started,
+                    at: Some(now),
                 }),
             },
             Self::Pending | Self::Cached { .. } | Self::Stopped { .. } | Self::Succeeded { .. } | Self::Failed { .. } => {
                 self.refuse("fail")
             }
+        }
+    }
+
+    /// Start of the first attempt, where there was one and it is known.
+    #[must_use]
+    pub const fn started(&self) -> Option<f64> {
+        match self {
+            Self::Pending | Self::Cached { .. } => None,
+            Self::Running { started, .. }
+            | Self::Stopped { started, .. }
+            | Self::Succeeded { started, .. }
+            | Self::Failed { started, .. } => *started,
         }
     }
 

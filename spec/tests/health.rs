@@ -99,6 +99,10 @@ struct Run {
 }
 
 const START: f64 = 1.8e9;
+/// Steps between validations, more often than people validate: each is a chance of a false alarm.
+const VALIDATION: u64 = 30;
+/// Standard deviation of a validation loss, as a share.
+const VALIDATION_NOISE: f64 = 0.005;
 
 impl Run {
     fn new(shape: Shape, seed: u64) -> Self {
@@ -125,6 +129,7 @@ impl Run {
         let left = 0.5 * (-step / s.fall).exp() + 0.5 / (1.0 + step / s.fall).powf(0.8);
         let learnt = (step / 30.0).min(1.0);
         let loss = s.loss[1] + (s.loss[0] - s.loss[1]) * left;
+        let expected = loss;
         let spread = s.noise * (0.1 + 0.9 * (1.0 - left)) * learnt;
         let loss = loss * (1.0 + spread * noise.heavy());
         let burst = if noise.uniform() < 0.01 { 0.5 + 1.5 * noise.uniform() } else { 0.0 };
@@ -160,6 +165,12 @@ impl Run {
             ("moe.max_violation.worst", uneven),
         ];
         self.scalars = values.map(|(name, value)| (name.to_owned(), value)).into();
+        if self.step.is_multiple_of(VALIDATION) {
+            // The same rows each time: what varies is the model. Noise of its own, so that the other curves are as they are without.
+            let mut apart = Noise(self.time.to_bits());
+            let validation = 1.02 * expected * (1.0 + VALIDATION_NOISE * apart.heavy());
+            self.scalars.insert("validation.loss".into(), validation);
+        }
     }
 
     fn view(&self) -> StepView<'_> {
@@ -339,6 +350,51 @@ fn slow_divergence() {
 }
 
 #[test]
+fn overfitting() {
+    // Held-out text gets worse by half a percent a validation, from 1.5 epochs of memorising on.
+    let overfit = |run: &mut Run, training: f64| {
+        let steps = (run.step - 3000) as f64;
+        run.scale("loss.main", (1.0f64 - training).powf(steps));
+        if run.scalars.contains_key("validation.loss") {
+            run.scale("validation.loss", 1.0 + 0.01 * steps / VALIDATION as f64);
+        }
+    };
+    let level = Shape { fall: 100.0, ..MEDIUM };
+    let delays: Vec<u64> = (0..20)
+        .map(|seed| {
+            let (mut run, mut detector) = settled(level, 90 + seed, 3000);
+            let found = run.feed(&mut detector, 3600, |run| overfit(run, 3e-4));
+            let first = first(&found, Code::Overfitting, Severity::Watch).unwrap_or_else(|| panic!("seed {seed}: {found:?}"));
+            assert!(found.iter().all(|found| found.severity == Severity::Watch), "{found:?}");
+            let health = assess(&detector, &running(&run, 1.0));
+            assert_eq!(
+                (health.verdict, health.reasons[0].code),
+                (Verdict::Watch, Code::Overfitting),
+                "{health:?}"
+            );
+            assert!(
+                (first.step - 3000).is_multiple_of(VALIDATION) && first.onset < first.step,
+                "{first:?}"
+            );
+            first.step - 3000
+        })
+        .collect();
+    println!("validation rising by 1% each of {VALIDATION} steps: {delays:?} steps");
+    assert!(delays.iter().all(|delay| *delay <= 12 * VALIDATION), "{delays:?}");
+    // A loss that rises everywhere is no overfitting.
+    let (mut run, mut detector) = settled(level, 90, 3000);
+    let found = run.feed(&mut detector, 3600, |run| overfit(run, -3e-4));
+    assert!(first(&found, Code::Overfitting, Severity::Watch).is_none(), "{found:?}");
+    // What superseded steps showed is forgotten.
+    let (mut run, mut detector) = settled(level, 91, 3000);
+    assert!(!run.feed(&mut detector, 3600, |run| overfit(run, 3e-4)).is_empty());
+    detector.restart(3000, run.time);
+    assert_eq!(detector.active().count(), 0);
+    (run.step, run.time) = (3000, run.time + 60.0);
+    assert_eq!(run.feed(&mut detector, 3600, |_| {}), []);
+}
+
+#[test]
 fn throughput_and_clipping() {
     for (factor, severity, limit) in [(0.8, Severity::Watch, 310.0), (0.6, Severity::Failing, 610.0)] {
         let (mut run, mut detector) = settled(MEDIUM, 3, 1500);
@@ -396,4 +452,31 @@ fn load_of_the_experts() {
     let mut run = Run::new(Shape { tokens: 32, ..QUICKSTART }, 1);
     let found = run.feed(&mut Detector::new(Thresholds::default()), 900, crowd(4, 0.0));
     assert!(found.is_empty(), "{found:?}");
+}
+
+/// A job's own thresholds reach the rules, and the limit of the gradient norm comes from the phase.
+#[test]
+fn a_job_sets_its_thresholds() {
+    let manifest = |health: &str| {
+        format!(
+            "{{apiVersion: fathom.dev/v1alpha1, kind: DeepSeekV3Job, metadata: {{name: job}}, spec: {{model: {{preset: nano}}, health: {health}, phases: [
+            {{name: tokenizer, tokenizer: {{vocabSize: 1000, input: [{{paths: [a]}}]}}}},
+            {{name: corpus, corpus: {{sequenceLength: 256, input: [{{paths: [a]}}]}}}},
+            {{name: pretrain, pretrain: {{tokens: 4M, batch: {{sequences: 8}}, learningRate: {{peak: 1e-3}}, optimizer: {{clipNorm: 0.5}}}}}}]}}}}"
+        )
+    };
+    let job = fathom_spec::parse_manifest(&manifest("{}")).unwrap();
+    assert_eq!(job.thresholds("corpus"), Thresholds::default());
+    assert_eq!(job.thresholds("pretrain").gradient.clip_norm, Some(0.5));
+
+    let strict = fathom_spec::parse_manifest(&manifest("{loss: {singleZ: 5}}"))
+        .unwrap()
+        .thresholds("pretrain");
+    let spike = |thresholds: Thresholds| {
+        let (mut run, mut detector) = (Run::new(MEDIUM, 3), Detector::new(thresholds));
+        run.feed(&mut detector, 4000, |_| {});
+        run.feed(&mut detector, 4001, |run| run.scale("loss.main", 1.12))
+    };
+    assert_eq!(spike(strict).len(), 1);
+    assert_eq!(spike(Thresholds::default()), []);
 }

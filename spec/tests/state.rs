@@ -26,6 +26,7 @@ fn a_phase_that_succeeds() {
     let done = PhaseState::Succeeded {
         key: "k".into(),
         attempts: 1,
+        started: Some(1.0),
         at: 9.0,
     };
     assert_eq!(state, done);
@@ -46,6 +47,12 @@ fn stopping_and_going_on() {
         panic!()
     };
     assert_eq!((attempt, checkpoint), (2, 10));
+    assert_eq!(
+        stopped.clone().start("k".into(), 2.0).unwrap().started(),
+        Some(1.0),
+        "the first attempt's"
+    );
+    assert_eq!(stopped.clone().start("other".into(), 2.0).unwrap().started(), Some(2.0));
     // With another key it is other work.
     let PhaseState::Running { attempt, checkpoint, .. } = stopped.start("other".into(), 2.0).unwrap() else {
         panic!()
@@ -64,7 +71,24 @@ fn restarts_end_with_the_budget_and_progress_refills_it() {
         assert_eq!(attempt, expected);
     }
     let given_up = state.clone().fail(failure(None), 2, 4.0).unwrap();
-    assert!(matches!(given_up, PhaseState::Failed { attempt: 3, .. }), "{given_up:?}");
+    assert!(
+        matches!(
+            given_up,
+            PhaseState::Failed {
+                attempt: 3,
+                started: Some(1.0),
+                at: Some(4.0),
+                ..
+            }
+        ),
+        "{given_up:?}"
+    );
+    let older = r#"{"state": "stopped", "key": "k", "attempt": 1, "checkpoint": 5}"#;
+    assert_eq!(
+        serde_json::from_str::<PhaseState>(older).unwrap().started(),
+        None,
+        "a file of an older version"
+    );
     // An old checkpoint is no progress; a newer one is.
     let same = state.clone().checkpoint(0).unwrap().fail(failure(None), 2, 4.0).unwrap();
     assert!(matches!(same, PhaseState::Failed { .. }));

@@ -13,6 +13,8 @@ pub struct CheckpointRow {
     pub run: String,
     /// Name of the phase.
     pub phase: String,
+    /// Number of the attempt that wrote it, if it said so.
+    pub attempt: Option<i32>,
     /// Optimizer steps.
     pub step: i64,
     /// Tokens trained on.
@@ -46,6 +48,8 @@ pub struct SeenCheckpoint {
     pub files: u32,
     /// Where it is.
     pub path: String,
+    /// Whether its digests were compared with its files.
+    pub verified: bool,
 }
 
 impl Store {
@@ -57,15 +61,18 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         for checkpoint in seen {
             sqlx::query!(
-                "INSERT INTO checkpoints (run_id, step, tokens, bytes, files, path, state, created_at) VALUES ($1, $2, $3, $4, $5, $6, 'committed', now())
+                "INSERT INTO checkpoints (run_id, step, tokens, bytes, files, path, state, verified_at, created_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, 'committed', CASE WHEN $7::bool THEN now() END, now())
                  ON CONFLICT ON CONSTRAINT checkpoints_run_id_step_key
-                 DO UPDATE SET tokens = EXCLUDED.tokens, bytes = EXCLUDED.bytes, files = EXCLUDED.files, path = EXCLUDED.path, state = 'committed'",
+                 DO UPDATE SET tokens = EXCLUDED.tokens, bytes = EXCLUDED.bytes, files = EXCLUDED.files, path = EXCLUDED.path, state = 'committed',
+                    verified_at = COALESCE(checkpoints.verified_at, EXCLUDED.verified_at)",
                 run,
                 to_i64("step", checkpoint.step)?,
                 checkpoint.tokens.map(|tokens| to_i64("tokens", tokens)).transpose()?,
                 to_i64("bytes", checkpoint.bytes)?,
                 i32::try_from(checkpoint.files).unwrap_or(i32::MAX),
-                checkpoint.path
+                checkpoint.path,
+                checkpoint.verified
             )
             .execute(&mut *transaction)
             .await?;
@@ -92,7 +99,12 @@ impl Store {
     pub async fn checkpoints(&self, job: i64) -> Result<Vec<CheckpointRow>> {
         let rows = sqlx::query_as!(
             CheckpointRow,
-            r#"SELECT c.id, r.name AS run, r.phase, c.step, c.tokens, c.bytes, c.files, c.path, c.state, c.verified_at, c.created_at,
+            r#"SELECT c.id, r.name AS run, r.phase, c.step, c.tokens, c.bytes, c.files, c.path, c.state, c.created_at,
+                 -- A worker that goes on from a checkpoint has compared its digests before.
+                 GREATEST(c.verified_at, (SELECT to_timestamp(max(started_at)) FROM attempts a WHERE a.run_id = c.run_id AND a.from_step = c.step))
+                   AS verified_at,
+                 (SELECT a.attempt FROM events e JOIN attempts a ON a.id = e.attempt_id
+                  WHERE e.run_id = c.run_id AND e.step = c.step AND e.kind = 'CheckpointCommitted' ORDER BY e.id DESC LIMIT 1) AS attempt,
                  (SELECT value FROM evaluations e WHERE e.run_id = c.run_id AND e.step = c.step AND e.name = 'validation.loss'
                   ORDER BY attempt_id DESC LIMIT 1) AS validation_loss
                FROM checkpoints c JOIN runs r ON r.id = c.run_id WHERE r.job_id = $1 ORDER BY r.id DESC, c.step DESC LIMIT 1000"#,

@@ -63,9 +63,19 @@ impl From<sqlx::Error> for Error {
         match CLIENT_CONSTRAINTS.iter().find(|(name, _)| Some(*name) == constraint) {
             Some((name, text)) if name.ends_with("_key") => Self::Conflict((*text).to_owned()),
             Some((_, text)) => Self::Invalid((*text).to_owned()),
+            None if is_unstorable(&error) => {
+                Self::Invalid("a value cannot be stored: it is out of range, or a text that holds NUL".to_owned())
+            }
             None => Self::Database(error),
         }
     }
+}
+
+/// Whether the database refused a value for what it is (class 22, "data exception"): every column takes what the checks before it let through,
+/// except for NUL in texts.
+fn is_unstorable(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code.starts_with("22"))
 }
 
 /// Step, token or sequence number for a column.

@@ -102,23 +102,55 @@ impl Store {
         Ok(rows)
     }
 
-    /// Events of a job, newest first, before the id `before`.
+    /// Events of a job by when they happened, newest first; those before `before`, which is the time and id of an event.
     ///
     /// # Errors
     /// [`crate::Error::Database`].
-    pub async fn events(&self, job: i64, filter: &EventFilter<'_>, before: Option<i64>, limit: u32) -> Result<Page<EventRow, i64>> {
+    pub async fn events(
+        &self,
+        job: i64,
+        filter: &EventFilter<'_>,
+        before: Option<(f64, i64)>,
+        limit: u32,
+    ) -> Result<Page<EventRow, (f64, i64)>> {
         let rows = sqlx::query_as!(
             EventRow,
             r#"SELECT e.id, j.name AS job, r.name AS "run?", a.attempt AS "attempt?", e.attempt_id, e.time, e.kind, e.severity, e.step, e.message
                FROM events e JOIN jobs j ON j.id = e.job_id LEFT JOIN runs r ON r.id = e.run_id LEFT JOIN attempts a ON a.id = e.attempt_id
                WHERE e.job_id = $1 AND ($2::bigint IS NULL OR e.run_id = $2) AND ($3::text IS NULL OR e.kind = $3)
-                 AND ($4::text IS NULL OR e.severity = $4) AND ($5::bigint IS NULL OR e.id < $5)
-               ORDER BY e.id DESC LIMIT $6"#,
+                 AND ($4::text IS NULL OR e.severity = $4)
+                 AND ($5::double precision IS NULL OR (e.time, e.id) < ($5::double precision, $6::bigint))
+               ORDER BY e.time DESC, e.id DESC LIMIT $7"#,
             job,
             filter.run,
             filter.kind,
             filter.severity,
-            before,
+            before.map(|(time, _)| time),
+            before.map(|(_, id)| id),
+            i64::from(limit) + 1
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(Page::new(rows, limit, |row| (row.time, row.id)))
+    }
+
+    /// Events of a job that were stored after the one with the id `after`, in the order in which they were stored.
+    ///
+    /// # Errors
+    /// [`crate::Error::Database`].
+    pub async fn events_stored_after(&self, job: i64, filter: &EventFilter<'_>, after: i64, limit: u32) -> Result<Page<EventRow, i64>> {
+        let rows = sqlx::query_as!(
+            EventRow,
+            r#"SELECT e.id, j.name AS job, r.name AS "run?", a.attempt AS "attempt?", e.attempt_id, e.time, e.kind, e.severity, e.step, e.message
+               FROM events e JOIN jobs j ON j.id = e.job_id LEFT JOIN runs r ON r.id = e.run_id LEFT JOIN attempts a ON a.id = e.attempt_id
+               WHERE e.job_id = $1 AND ($2::bigint IS NULL OR e.run_id = $2) AND ($3::text IS NULL OR e.kind = $3)
+                 AND ($4::text IS NULL OR e.severity = $4) AND e.id > $5
+               ORDER BY e.id LIMIT $6"#,
+            job,
+            filter.run,
+            filter.kind,
+            filter.severity,
+            after,
             i64::from(limit) + 1
         )
         .fetch_all(&self.pool)

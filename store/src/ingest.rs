@@ -60,6 +60,23 @@ struct Part<'a> {
     last_time: f64,
 }
 
+impl<'a> Part<'a> {
+    /// How the attempt ended, and the event that says so.
+    fn end(&self) -> Option<(&'static str, &'a LifecycleEvent, &'a Record)> {
+        self.events.iter().rev().find_map(|&(event, record)| match event.kind {
+            EventKind::AttemptStopped => Some(("stopped", event, record)),
+            EventKind::PhaseCompleted => Some(("completed", event, record)),
+            EventKind::AttemptFailed => Some(("failed", event, record)),
+            EventKind::AttemptStarted
+            | EventKind::CheckpointCommitted
+            | EventKind::CheckpointRejected
+            | EventKind::NonFinite
+            | EventKind::RecordsDropped
+            | EventKind::DataWarning => None,
+        })
+    }
+}
+
 impl Store {
     /// Takes in records of a run.
     ///
@@ -97,6 +114,7 @@ impl Store {
         let sorted = sort(new, writer.attempt_id.is_none());
         let mut fresh = Vec::new();
         let mut attempt_id = writer.attempt_id;
+        let mut ended = Vec::new();
         let mut ingested = Ingested {
             durable_sequence: Some(last.sequence),
             duplicates: first_new,
@@ -110,7 +128,12 @@ impl Store {
                 // `sort` gives the first part a start if the writer has no attempt.
                 (None, None) => continue,
             };
-            attempt_id = Some(id);
+            if let Some(earlier) = attempt_id.replace(id).filter(|earlier| *earlier != id) {
+                ended.push(earlier);
+            }
+            if part.end().is_some() {
+                ended.push(id);
+            }
             self.store_part(&mut transaction, run, id, part, &mut fresh, &mut ingested).await?;
         }
         sqlx::query!(
@@ -126,7 +149,14 @@ impl Store {
         transaction.commit().await?;
         self.shared.series.put(run.id, fresh);
         if let Some(id) = attempt_id {
-            self.note_chunk(id);
+            self.note_chunk(id, new.len());
+        }
+        if sorted.parts.iter().any(|part| part.start.is_some()) {
+            // Those before it ended, if only because they were killed.
+            ended.extend(self.unfolded(run.id, Some(attempt)).await?);
+        }
+        for id in ended {
+            self.note_end(id);
         }
         Ok(ingested)
     }
@@ -309,17 +339,7 @@ async fn start_attempt(connection: &mut PgConnection, run: i64, attempt: i32, fr
 }
 
 async fn end_attempt(connection: &mut PgConnection, attempt: i64, part: &Part<'_>, last_step: Option<u64>) -> Result<()> {
-    let end = part.events.iter().rev().find_map(|(event, record)| match event.kind {
-        EventKind::AttemptStopped => Some(("stopped", event, record)),
-        EventKind::PhaseCompleted => Some(("completed", event, record)),
-        EventKind::AttemptFailed => Some(("failed", event, record)),
-        EventKind::AttemptStarted
-        | EventKind::CheckpointCommitted
-        | EventKind::CheckpointRejected
-        | EventKind::NonFinite
-        | EventKind::RecordsDropped
-        | EventKind::DataWarning => None,
-    });
+    let end = part.end();
     let (outcome, message, ended_at) = end.map_or((None, None, None), |(outcome, event, record)| {
         (Some(outcome), Some(event.message.as_str()), Some(record.time))
     });

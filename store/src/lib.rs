@@ -29,6 +29,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod logs;
 pub mod matrices;
+mod overview;
 pub mod page;
 pub mod read;
 pub mod runs;
@@ -151,6 +152,15 @@ impl Store {
     pub async fn ping(&self) -> Result<()> {
         sqlx::query!("SELECT 1 AS one").fetch_one(&self.pool).await?;
         Ok(())
+    }
+
+    /// Bytes that the database takes on disk, its write-ahead log left out.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn size(&self) -> Result<i64> {
+        let query = sqlx::query_scalar!(r#"SELECT pg_database_size(current_database()) AS "size!""#);
+        Ok(query.fetch_one(&self.pool).await?)
     }
 
     /// Closes the connections after what is under way.

@@ -6,6 +6,7 @@ use crate::error::to_i64;
 use crate::series::SeriesRow;
 use crate::{Error, Result, Store};
 use fathom_spec::record::Matrix;
+use sqlx::PgConnection;
 use std::collections::BTreeMap;
 
 /// First and last step, the matrix and its row statistics.
@@ -17,8 +18,10 @@ const EXACT_STEPS: u64 = 1_024;
 const NEIGHBOURHOOD: u64 = 16;
 /// Beyond an age (steps), the mean of so many steps is kept.
 const WINDOWS: [(u64, u64); 3] = [(EXACT_STEPS, 16), (16_384, 128), (262_144, 1_024)];
-/// Rows that are thinned at a time.
+/// Rows that are looked at for thinning at a time.
 const THINNED_ROWS: i64 = 4_096;
+/// Windows that are made at a time.
+const THINNED_WINDOWS: usize = 32;
 
 /// A matrix of a step, or the mean of some steps.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,6 +197,12 @@ impl Store {
 
     /// Thins the matrices of an attempt: old steps become means of windows, except around events.
     pub(crate) async fn thin(&self, attempt: i64) -> Result<()> {
+        while self.thin_some(attempt).await? {}
+        Ok(())
+    }
+
+    /// Thins some windows: others get their turn at the database in between. Returns whether there are more.
+    async fn thin_some(&self, attempt: i64) -> Result<bool> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", attempt)
             .fetch_one(&mut *transaction)
@@ -203,7 +212,7 @@ impl Store {
             .await?
             .flatten()
         else {
-            return Ok(());
+            return Ok(false);
         };
         let newest = newest.unsigned_abs();
         let events = sqlx::query_scalar!(
@@ -217,39 +226,32 @@ impl Store {
             .into_iter()
             .map(i64::unsigned_abs)
             .collect();
+        // Without their values: those around events are looked at each time and stay as they are.
         let rows = sqlx::query!(
-            r#"SELECT m.series_id, m.step, m.first_step, m.row_statistics, m.payload, s.matrix_rows AS "rows!", s.matrix_columns AS "columns!"
-               FROM matrices m JOIN series s ON s.id = m.series_id
-               WHERE m.attempt_id = $1 AND m.step < $2 AND m.step - m.first_step + 1 < CASE WHEN m.step < $3 THEN 1024 WHEN m.step < $4 THEN 128 ELSE 16 END
-               ORDER BY m.series_id, m.step DESC LIMIT $5"#,
+            "SELECT series_id, step, first_step FROM matrices
+             WHERE attempt_id = $1 AND step < $2 AND step - first_step + 1 < CASE WHEN step < $3 THEN 1024 WHEN step < $4 THEN 128 ELSE 16 END
+             ORDER BY series_id, step DESC LIMIT $5",
             attempt,
             limited(newest.saturating_sub(EXACT_STEPS)),
             limited(newest.saturating_sub(WINDOWS[2].0)),
             limited(newest.saturating_sub(WINDOWS[1].0)),
             THINNED_ROWS
         );
-        let mut windows: BTreeMap<(i64, u64, u64), Vec<Member>> = BTreeMap::new();
+        let mut windows: BTreeMap<(i64, u64, u64), Vec<i64>> = BTreeMap::new();
         for row in rows.fetch_all(&mut *transaction).await? {
-            let (first, last) = (row.first_step.unsigned_abs(), row.step.unsigned_abs());
-            let Some(window) = window(first, last, newest, &events) else {
+            if let Some((index, length)) = window(row.first_step.unsigned_abs(), row.step.unsigned_abs(), newest, &events) {
+                windows.entry((row.series_id, index, length)).or_default().push(row.step);
+            }
+        }
+        windows.retain(|_, steps| steps.len() > 1);
+        let more = windows.len() > THINNED_WINDOWS;
+        for ((series, ..), steps) in windows.into_iter().take(THINNED_WINDOWS) {
+            let members = members(&mut transaction, attempt, series, &steps).await?;
+            let [(first, ..), .., (_, last, ..)] = members.as_slice() else {
                 continue;
             };
-            let (rows, columns) = (row.rows.unsigned_abs() as usize, row.columns.unsigned_abs() as usize);
-            let values = matrix::decode(&row.payload, rows * columns)?;
-            let matrix = Matrix { rows, columns, values };
-            windows
-                .entry((row.series_id, window.0, window.1))
-                .or_default()
-                .push((first, last, matrix, row.row_statistics));
-        }
-        for ((series, ..), mut members) in windows {
-            if members.len() < 2 {
-                continue;
-            }
-            members.sort_by_key(|&(_, last, ..)| last);
-            let (first, last) = (members[0].0, members[members.len() - 1].1);
+            let (first, last) = (limited(*first), limited(*last));
             let (mean, statistics) = mean(&members);
-            let steps: Vec<i64> = members.iter().map(|&(_, last, ..)| limited(last)).collect();
             sqlx::query!(
                 "DELETE FROM matrices WHERE series_id = $1 AND attempt_id = $2 AND step = ANY($3)",
                 series,
@@ -262,8 +264,8 @@ impl Store {
                 "INSERT INTO matrices (series_id, attempt_id, step, first_step, row_statistics, payload) VALUES ($1, $2, $3, $4, $5, $6)",
                 series,
                 attempt,
-                limited(last),
-                limited(first),
+                last,
+                first,
                 statistics,
                 matrix::encode(&mean)
             )
@@ -271,8 +273,27 @@ impl Store {
             .await?;
         }
         transaction.commit().await?;
-        Ok(())
+        Ok(more)
     }
+}
+
+/// The matrices that become one, ascending.
+async fn members(connection: &mut PgConnection, attempt: i64, series: i64, steps: &[i64]) -> Result<Vec<Member>> {
+    let rows = sqlx::query!(
+        r#"SELECT m.step, m.first_step, m.row_statistics, m.payload, s.matrix_rows AS "rows!", s.matrix_columns AS "columns!"
+           FROM matrices m JOIN series s ON s.id = m.series_id WHERE m.series_id = $1 AND m.attempt_id = $2 AND m.step = ANY($3) ORDER BY m.step"#,
+        series,
+        attempt,
+        steps
+    );
+    let mut members = Vec::with_capacity(steps.len());
+    for row in rows.fetch_all(connection).await? {
+        let (rows, columns) = (row.rows.unsigned_abs() as usize, row.columns.unsigned_abs() as usize);
+        let values = matrix::decode(&row.payload, rows * columns)?;
+        let matrix = Matrix { rows, columns, values };
+        members.push((row.first_step.unsigned_abs(), row.step.unsigned_abs(), matrix, row.row_statistics));
+    }
+    Ok(members)
 }
 
 /// The window that the matrix of the steps `first..=last` belongs to, if it is old enough and nothing happened near it.

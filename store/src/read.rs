@@ -7,6 +7,7 @@ use crate::codec::points::Points;
 use crate::codec::{LEVEL_BITS, MAX_LEVEL, bucket_bits, page_of, page_start};
 use crate::error::to_i64;
 use crate::{Error, Result, Store};
+use sqlx::PgConnection;
 use std::collections::BTreeMap;
 
 /// Buckets that a request may ask for.
@@ -47,6 +48,27 @@ pub struct Window {
     pub series: BTreeMap<i64, Vec<Bucket>>,
 }
 
+/// What is read of one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Read<'a> {
+    /// Its attempts, in order of execution.
+    pub attempts: &'a [AttemptRow],
+    /// Series (database ids).
+    pub series: &'a [i64],
+    /// Which steps.
+    pub range: Range,
+    /// Whose steps.
+    pub view: View,
+}
+
+/// A read under way.
+struct Plan<'a> {
+    series: &'a [i64],
+    range: Range,
+    segments: Vec<Segment>,
+    window: Window,
+}
+
 /// Blocks to read: pages of one level (or chunks), and which steps of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
@@ -72,119 +94,197 @@ impl Store {
     /// # Errors
     /// As [`Store::window`].
     pub async fn window_of(&self, attempts: &[AttemptRow], series: &[i64], range: Range, view: View) -> Result<Window> {
-        if range.buckets == 0 || range.buckets > MAX_BUCKETS {
-            return Err(Error::Invalid(format!("the number of points must be from 1 to {MAX_BUCKETS}")));
-        }
-        if series.len() > MAX_NAMES {
-            return Err(Error::Invalid(format!(
-                "a request may name {MAX_NAMES} series, not {}",
-                series.len()
-            )));
-        }
-        let bits = width(range);
-        let wanted: Vec<Segment> = match view {
-            View::Resolved => segments(attempts),
-            View::Attempt(id) => attempts.iter().filter(|row| row.id == id).map(whole).collect(),
+        let read = Read {
+            attempts,
+            series,
+            range,
+            view,
         };
-        let pieces = pieces(&wanted, range, (bits / LEVEL_BITS).min(u32::from(MAX_LEVEL)) as u8);
-        let mut buckets: BTreeMap<i64, Vec<Bucket>> = series.iter().map(|&id| (id, Vec::new())).collect();
-        self.read_pages(series, &pieces, bits, &mut buckets).await?;
-        self.read_chunks(series, &wanted, range, bits, &mut buckets).await?;
-        for list in buckets.values_mut() {
-            list.sort_by_key(|bucket| (bucket.index, bucket.last_step));
-            list.dedup_by(|later, kept| {
-                let same = later.index == kept.index;
-                if same {
-                    kept.merge(later);
-                }
-                same
+        let mut windows = self.windows(&[read]).await?;
+        windows
+            .pop()
+            .ok_or_else(|| Error::Invalid("a request must name what it reads".into()))
+    }
+
+    /// Reads series of several runs with as many queries as for one. The answers are in the order of `reads`.
+    ///
+    /// # Errors
+    /// As [`Store::window`].
+    pub async fn windows(&self, reads: &[Read<'_>]) -> Result<Vec<Window>> {
+        let mut plans = Vec::with_capacity(reads.len());
+        for read in reads {
+            let Range { from, to, buckets } = read.range;
+            if buckets == 0 || buckets > MAX_BUCKETS {
+                return Err(Error::Invalid(format!("the number of points must be from 1 to {MAX_BUCKETS}")));
+            }
+            if read.series.len() > MAX_NAMES {
+                return Err(Error::Invalid(format!(
+                    "a request may name {MAX_NAMES} series, not {}",
+                    read.series.len()
+                )));
+            }
+            plans.push(Plan {
+                series: read.series,
+                range: read.range,
+                segments: match read.view {
+                    View::Resolved => segments(read.attempts),
+                    View::Attempt(id) => read.attempts.iter().filter(|row| row.id == id).map(whole).collect(),
+                },
+                window: Window {
+                    from,
+                    to,
+                    bucket_bits: width(read.range),
+                    series: read.series.iter().map(|&id| (id, Vec::new())).collect(),
+                },
             });
         }
-        Ok(Window {
-            from: range.from,
-            to: range.to,
-            bucket_bits: bits,
-            series: buckets,
-        })
+        // One moment for all of it: folding moves points from chunks to pages, and a read between would miss them or count them twice.
+        let mut moment = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        refresh(&mut moment, &mut plans).await?;
+        read_pages(&mut moment, &mut plans).await?;
+        read_chunks(&mut moment, &mut plans).await?;
+        moment.commit().await?;
+        plans.iter_mut().flat_map(|plan| plan.window.series.values_mut()).for_each(finish);
+        Ok(plans.into_iter().map(|plan| plan.window).collect())
     }
+}
 
-    async fn read_pages(&self, series: &[i64], pieces: &[Piece], bits: u32, buckets: &mut BTreeMap<i64, Vec<Bucket>>) -> Result<()> {
-        let column = |value: &dyn Fn(&Piece) -> u64| pieces.iter().map(|piece| to_i64("page", value(piece))).collect::<Result<Vec<_>>>();
-        let attempts: Vec<i64> = pieces.iter().map(|piece| piece.attempt).collect();
-        let levels: Vec<i16> = pieces.iter().map(|piece| i16::from(piece.level)).collect();
-        let first = column(&|piece| page_of(piece.first, piece.level))?;
-        let last = column(&|piece| page_of(piece.end - 1, piece.level))?;
-        let rows = sqlx::query!(
-            r#"SELECT k.piece AS "piece!", p.series_id, p.payload
-               FROM unnest($2::bigint[], $3::smallint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS k (attempt_id, level, first, last, piece)
-               CROSS JOIN unnest($1::bigint[]) AS s (id)
+/// What is folded now: the attempts that a read brings may have been read before.
+async fn refresh(connection: &mut PgConnection, plans: &mut [Plan<'_>]) -> Result<()> {
+    let attempts: Vec<i64> = plans
+        .iter()
+        .flat_map(|plan| &plan.segments)
+        .map(|segment| segment.attempt)
+        .collect();
+    let rows = sqlx::query!("SELECT id, sealed_steps FROM attempts WHERE id = ANY($1)", &attempts);
+    let sealed: BTreeMap<i64, u64> = rows
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(|row| (row.id, row.sealed_steps.unsigned_abs()))
+        .collect();
+    for segment in plans.iter_mut().flat_map(|plan| &mut plan.segments) {
+        segment.sealed = sealed.get(&segment.attempt).copied().unwrap_or(0);
+    }
+    Ok(())
+}
+
+async fn read_pages(connection: &mut PgConnection, plans: &mut [Plan<'_>]) -> Result<()> {
+    let mut found: Vec<(usize, Piece)> = Vec::new();
+    let (mut series, mut owners) = (Vec::new(), Vec::new());
+    for (index, plan) in plans.iter().enumerate() {
+        let level = (plan.window.bucket_bits / LEVEL_BITS).min(u32::from(MAX_LEVEL)) as u8;
+        found.extend(pieces(&plan.segments, plan.range, level).into_iter().map(|piece| (index, piece)));
+        series.extend_from_slice(plan.series);
+        owners.extend(std::iter::repeat_n(index as i64, plan.series.len()));
+    }
+    if found.is_empty() || series.is_empty() {
+        return Ok(());
+    }
+    let column = |value: &dyn Fn(&Piece) -> u64| {
+        let values = found.iter().map(|(_, piece)| to_i64("page", value(piece)));
+        values.collect::<Result<Vec<_>>>()
+    };
+    let reads: Vec<i64> = found.iter().map(|&(index, _)| index as i64).collect();
+    let attempts: Vec<i64> = found.iter().map(|(_, piece)| piece.attempt).collect();
+    let levels: Vec<i16> = found.iter().map(|(_, piece)| i16::from(piece.level)).collect();
+    let first = column(&|piece| page_of(piece.first, piece.level))?;
+    let last = column(&|piece| page_of(piece.end - 1, piece.level))?;
+    let rows = sqlx::query!(
+        r#"SELECT k.piece AS "piece!", p.series_id, p.payload
+               FROM unnest($3::bigint[], $4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[])
+                    WITH ORDINALITY AS k (read, attempt_id, level, first, last, piece)
+               JOIN unnest($1::bigint[], $2::bigint[]) AS s (id, read) ON s.read = k.read
                JOIN metric_pages p ON p.series_id = s.id AND p.level = k.level AND p.attempt_id = k.attempt_id AND p.page BETWEEN k.first AND k.last"#,
-            series,
-            &attempts,
-            &levels,
-            &first,
-            &last
-        );
-        for row in rows.fetch_all(&self.pool).await? {
-            let piece = pieces[row.piece as usize - 1];
-            let list = buckets.entry(row.series_id).or_default();
-            if piece.level == 0 {
-                let points = Points::decode(&row.payload)?;
-                let inside = points.iter().filter(|(step, _)| (piece.first..piece.end).contains(step));
-                list.extend(inside.map(|(step, value)| Bucket::of(step, value, bits)));
-            } else {
-                let width = bucket_bits(piece.level);
-                let inside = piece.first >> width..piece.end >> width;
-                let stored = Buckets::decode(&row.payload)?;
-                list.extend(
-                    stored
-                        .0
-                        .into_iter()
-                        .filter(|bucket| inside.contains(&bucket.index))
-                        .map(|bucket| Bucket {
-                            index: bucket.index >> (bits - width),
-                            ..bucket
-                        }),
-                );
+        &series,
+        &owners,
+        &reads,
+        &attempts,
+        &levels,
+        &first,
+        &last
+    );
+    for row in rows.fetch_all(&mut *connection).await? {
+        let (index, piece) = found[row.piece as usize - 1];
+        let window = &mut plans[index].window;
+        let bits = window.bucket_bits;
+        let list = window.series.entry(row.series_id).or_default();
+        if piece.level == 0 {
+            let points = Points::decode(&row.payload)?;
+            let inside = points.iter().filter(|(step, _)| (piece.first..piece.end).contains(step));
+            inside.for_each(|(step, value)| add(list, Bucket::of(step, value, bits)));
+        } else {
+            let width = bucket_bits(piece.level);
+            let inside = piece.first >> width..piece.end >> width;
+            let stored = Buckets::decode(&row.payload)?.0.into_iter();
+            for bucket in stored.filter(|bucket| inside.contains(&bucket.index)) {
+                let index = bucket.index >> (bits - width);
+                add(list, Bucket { index, ..bucket });
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    async fn read_chunks(
-        &self,
-        series: &[i64],
-        segments: &[Segment],
-        range: Range,
-        bits: u32,
-        buckets: &mut BTreeMap<i64, Vec<Bucket>>,
-    ) -> Result<()> {
-        let attempts: Vec<i64> = segments.iter().map(|segment| segment.attempt).collect();
-        let rows = sqlx::query!(
-            "SELECT attempt_id, payload FROM metric_chunks WHERE attempt_id = ANY($1) AND last_step >= $2 AND first_step <= $3 ORDER BY id",
-            &attempts,
-            to_i64("step", range.from)?,
-            to_i64("step", range.to)?
-        );
-        let mut chunks: BTreeMap<i64, Chunk> = BTreeMap::new();
-        for row in rows.fetch_all(&self.pool).await? {
-            let chunk = Chunk::decode(&row.payload, Some(series))?;
-            chunks.entry(row.attempt_id).or_default().extend(&chunk);
+async fn read_chunks(connection: &mut PgConnection, plans: &mut [Plan<'_>]) -> Result<()> {
+    let (mut places, mut attempts, mut first, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (index, plan) in plans.iter().enumerate() {
+        for segment in &plan.segments {
+            places.push((index, *segment));
+            attempts.push(segment.attempt);
+            first.push(to_i64("step", plan.range.from)?);
+            last.push(to_i64("step", plan.range.to)?);
         }
-        for segment in segments {
-            let Some(chunk) = chunks.get_mut(&segment.attempt) else { continue };
-            chunk.normalise();
-            let inside = segment.first.max(range.from)..=segment.last.min(range.to);
-            for (&id, points) in &chunk.0 {
-                let points = points.iter().filter(|(step, _)| inside.contains(step));
-                buckets
-                    .entry(id)
-                    .or_default()
-                    .extend(points.map(|(step, value)| Bucket::of(step, value, bits)));
-            }
-        }
-        Ok(())
     }
+    if places.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT k.place AS "place!", c.payload
+               FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS k (attempt_id, first, last, place)
+               JOIN metric_chunks c ON c.attempt_id = k.attempt_id AND c.last_step >= k.first AND c.first_step <= k.last ORDER BY c.id"#,
+        &attempts,
+        &first,
+        &last
+    );
+    let mut chunks: BTreeMap<usize, Chunk> = BTreeMap::new();
+    for row in rows.fetch_all(&mut *connection).await? {
+        let place = row.place as usize - 1;
+        let chunk = Chunk::decode(&row.payload, Some(plans[places[place].0].series))?;
+        chunks.entry(place).or_default().extend(&chunk);
+    }
+    for (place, mut chunk) in chunks {
+        let (index, segment) = places[place];
+        let Plan { range, window, .. } = &mut plans[index];
+        chunk.normalise();
+        let inside = segment.first.max(range.from)..=segment.last.min(range.to);
+        for (&id, points) in &chunk.0 {
+            let list = window.series.entry(id).or_default();
+            let points = points.iter().filter(|(step, _)| inside.contains(step));
+            points.for_each(|(step, value)| add(list, Bucket::of(step, value, window.bucket_bits)));
+        }
+    }
+    Ok(())
+}
+
+/// Adds a bucket, into the last one where it belongs there: pages of a finer level have many times the buckets that are wanted.
+fn add(list: &mut Vec<Bucket>, bucket: Bucket) {
+    match list.last_mut() {
+        Some(last) if last.index == bucket.index && last.last_step <= bucket.last_step => last.merge(&bucket),
+        Some(_) | None => list.push(bucket),
+    }
+}
+
+/// Each bucket once, ascending: blocks come in any order.
+fn finish(list: &mut Vec<Bucket>) {
+    list.sort_by_key(|bucket| (bucket.index, bucket.last_step));
+    list.dedup_by(|later, kept| {
+        let same = later.index == kept.index;
+        if same {
+            kept.merge(later);
+        }
+        same
+    });
 }
 
 /// log2 of the smallest bucket width with which the range has few enough buckets.

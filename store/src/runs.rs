@@ -55,7 +55,7 @@ pub struct RunReport<'a> {
 }
 
 impl Store {
-    /// Takes in what is known of a run. Returns its database id.
+    /// Takes in what is known of a run. Returns its database id. When it has ended its points are folded, in the background.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -81,7 +81,14 @@ impl Store {
             state,
             flops_per_token
         );
-        Ok(id.fetch_one(&self.pool).await?)
+        let id = id.fetch_one(&self.pool).await?;
+        if matches!(state, "succeeded" | "failed") {
+            // A worker that was killed did not say that it ended.
+            for attempt in self.unfolded(id, None).await? {
+                self.note_end(attempt);
+            }
+        }
+        Ok(id)
     }
 
     /// A run by name.

@@ -13,6 +13,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Chunks of an attempt that are left alone: a read decodes them all.
 const MAX_CHUNKS: u32 = 64;
+/// Steps that count as a chunk.
+const CHUNK_STEPS: usize = 128;
 /// Chunks that are folded at a time.
 const FOLDED_CHUNKS: i64 = 512;
 
@@ -26,38 +28,86 @@ pub(crate) struct Sealing {
 struct Pending {
     chunks: u32,
     busy: bool,
+    /// Whether nothing more will come: all is folded.
+    ended: bool,
 }
 
 impl Store {
     /// Counts a chunk of an attempt and starts folding when there are enough. An attempt that this process has not seen yet may have many.
-    pub(crate) fn note_chunk(&self, attempt: i64) {
+    /// A writer that catches up sends thousands of steps in a chunk: they count as many.
+    pub(crate) fn note_chunk(&self, attempt: i64, steps: usize) {
+        let chunks = u32::try_from(steps / CHUNK_STEPS).unwrap_or(MAX_CHUNKS).saturating_add(1);
+        self.note(attempt, chunks, false);
+    }
+
+    /// Folds everything that an attempt that has ended left.
+    pub(crate) fn note_end(&self, attempt: i64) {
+        self.note(attempt, 0, true);
+    }
+
+    fn note(&self, attempt: i64, chunks: u32, ended: bool) {
         let start = {
             let mut pending = self.shared.sealing.pending.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = pending.entry(attempt).or_insert(Pending {
                 chunks: MAX_CHUNKS - 1,
                 busy: false,
+                ended: false,
             });
-            entry.chunks += 1;
-            let start = entry.chunks >= MAX_CHUNKS && !entry.busy;
+            entry.chunks = entry.chunks.saturating_add(chunks);
+            entry.ended |= ended;
+            let start = (entry.ended || entry.chunks >= MAX_CHUNKS) && !entry.busy;
             entry.busy |= start;
             start
         };
         if start {
-            let store = self.clone();
-            tokio::spawn(async move {
-                let folded = store.seal(attempt).await;
-                if let Err(error) = &folded {
-                    tracing::warn!(
-                        attempt,
-                        error = error as &dyn std::error::Error,
-                        "metrics were not folded; they will be with the next ones"
-                    );
-                }
-                let mut pending = store.shared.sealing.pending.lock().unwrap_or_else(PoisonError::into_inner);
-                // What is kept is one chunk; more may have come meanwhile and are counted with the next.
-                pending.insert(attempt, Pending { chunks: 1, busy: false });
-            });
+            tokio::spawn(self.clone().fold_in_background(attempt));
         }
+    }
+
+    async fn fold_in_background(self, attempt: i64) {
+        let pending = || self.shared.sealing.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let all = pending().get_mut(&attempt).is_some_and(|entry| std::mem::take(&mut entry.ended));
+            let folded = if all {
+                self.seal_all(attempt).await
+            } else {
+                self.seal(attempt).await
+            };
+            if let Err(error) = &folded {
+                tracing::warn!(
+                    attempt,
+                    error = error as &dyn std::error::Error,
+                    "metrics were not folded; they will be with the next ones"
+                );
+            }
+            let mut pending = pending();
+            if pending.get(&attempt).is_some_and(|entry| entry.ended) {
+                continue;
+            }
+            if all {
+                pending.remove(&attempt);
+            } else {
+                // What is kept is one chunk; more may have come meanwhile and are counted with the next.
+                let kept = Pending {
+                    chunks: 1,
+                    busy: false,
+                    ended: false,
+                };
+                pending.insert(attempt, kept);
+            }
+            return;
+        }
+    }
+
+    /// The attempts of a run that have chunks; with `before`, those of a lower number only.
+    pub(crate) async fn unfolded(&self, run: i64, before: Option<i32>) -> Result<Vec<i64>> {
+        let ids = sqlx::query_scalar!(
+            "SELECT a.id FROM attempts a WHERE a.run_id = $1 AND ($2::int IS NULL OR a.attempt < $2)
+                AND EXISTS (SELECT FROM metric_chunks c WHERE c.attempt_id = a.id)",
+            run,
+            before
+        );
+        Ok(ids.fetch_all(&self.pool).await?)
     }
 
     /// Folds the chunks of an attempt: complete pages are written, the rest becomes one chunk.
@@ -65,6 +115,21 @@ impl Store {
     /// # Errors
     /// [`Error::Database`], [`Error::Damaged`]; nothing has changed then.
     pub async fn seal(&self, attempt: i64) -> Result<()> {
+        self.fold(attempt, false).await?;
+        self.thin(attempt).await
+    }
+
+    /// Folds all chunks of an attempt that has ended: its last page is complete as it is. What comes late all the same is added to it.
+    ///
+    /// # Errors
+    /// As [`Store::seal`].
+    pub async fn seal_all(&self, attempt: i64) -> Result<()> {
+        while self.fold(attempt, true).await? {}
+        self.thin(attempt).await
+    }
+
+    /// Folds some chunks, the last page too if `all` is set and they are the last. Returns whether there may be more.
+    async fn fold(&self, attempt: i64, all: bool) -> Result<bool> {
         let mut transaction = self.pool.begin().await?;
         // Other processes that fold the same attempt wait; those that add to it do not.
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", attempt)
@@ -76,13 +141,17 @@ impl Store {
             FOLDED_CHUNKS
         );
         let rows = rows.fetch_all(&mut *transaction).await?;
+        let more = rows.len() as i64 == FOLDED_CHUNKS;
         let mut chunk = Chunk::default();
         for row in &rows {
             chunk.extend(&Chunk::decode(&row.payload, None)?);
         }
         chunk.normalise();
-        let Some((_, last)) = chunk.steps() else { return Ok(()) };
-        let sealed = page_start(page_of(last, 0), 0);
+        let Some((_, last)) = chunk.steps() else { return Ok(false) };
+        let before = sqlx::query_scalar!("SELECT sealed_steps FROM attempts WHERE id = $1", attempt);
+        let before = before.fetch_one(&mut *transaction).await?.unsigned_abs();
+        let page = page_of(last, 0) + u64::from(all && !more);
+        let sealed = page_start(page, 0).max(before);
         let rest = chunk.split_off(sealed);
         if rows.len() > 1 || !chunk.0.is_empty() {
             let changed = write_points(&mut transaction, attempt, &chunk).await?;
@@ -101,7 +170,7 @@ impl Store {
             .await?;
         }
         transaction.commit().await?;
-        self.thin(attempt).await
+        Ok(more)
     }
 }
 

@@ -2,145 +2,17 @@
 #![allow(clippy::unwrap_used)] // A helper that fails fails its test.
 
 mod common;
+#[path = "common/run.rs"]
+mod reporting;
 
-use fathom_spec::record::{Body, EventKind, LifecycleEvent, Matrix, MetricBatch, Record};
-use fathom_store::ingest::{Batch, Ingested};
+use fathom_spec::record::{Body, EventKind, Matrix, MetricBatch};
+use fathom_store::ingest::Batch;
 use fathom_store::jobs::{JobFilter, JobReport};
 use fathom_store::read::{Range, View};
-use fathom_store::runs::{RunReport, RunRow};
 use fathom_store::{Error, Store};
+use reporting::{Writer, loss, on_each, points, run};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::future::Future;
-
-/// Runs a test on every kind of database.
-fn on_each<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let store = Store::connect(&common::database()).await.unwrap();
-        test(store.clone()).await;
-        store.close().await;
-        #[cfg(feature = "embedded")]
-        {
-            let directory = tempfile::tempdir().unwrap();
-            let store = Store::embedded(directory.path()).await.unwrap();
-            test(store.clone()).await;
-            store.close().await;
-        }
-    });
-}
-
-const RUN: &str = "job.pretrain.0123456789ab";
-
-async fn run(store: &Store) -> RunRow {
-    let nothing = json!([]);
-    let report = JobReport {
-        uid: "uid",
-        state: "running",
-        message: None,
-        labels: &json!({}),
-        phases: &nothing,
-        submitted: "a: 1",
-        effective: "a: 1\nb: 2",
-    };
-    let job = store.report_job("default", "job", &report).await.unwrap();
-    let report = RunReport {
-        name: RUN,
-        phase: "pretrain",
-        kind: "pretrain",
-        key: "0123456789abcdef",
-        state: "running",
-        flops_per_token: Some(2.0),
-    };
-    store.report_run(job.id, &report).await.unwrap();
-    store.run("default", RUN).await.unwrap()
-}
-
-/// A worker's stream: one attempt.
-struct Writer {
-    name: String,
-    sequence: u64,
-}
-
-impl Writer {
-    fn new(attempt: u32) -> Self {
-        Self {
-            name: format!("{RUN}/{attempt}/0"),
-            sequence: 0,
-        }
-    }
-
-    fn record(&mut self, body: Body) -> Record {
-        self.sequence += 1;
-        Record {
-            writer: self.name.clone(),
-            sequence: self.sequence - 1,
-            time: 1e9 + self.sequence as f64,
-            body,
-        }
-    }
-
-    fn event(&mut self, kind: EventKind, step: u64) -> Record {
-        self.record(Body::Event(LifecycleEvent {
-            kind,
-            step: Some(step),
-            message: format!("{kind:?}"),
-        }))
-    }
-
-    fn step(&mut self, step: u64, scalars: &[(&str, f64)]) -> Record {
-        self.record(Body::Metrics(MetricBatch {
-            step,
-            tokens: step.saturating_mul(100),
-            scalars: scalars.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
-            matrices: BTreeMap::new(),
-        }))
-    }
-
-    async fn send(&self, store: &Store, run: &RunRow, records: &[Record]) -> Result<Ingested, Error> {
-        let previous = records[0].sequence.checked_sub(1);
-        store
-            .ingest(
-                run,
-                &Batch {
-                    writer: &self.name,
-                    previous,
-                    records,
-                },
-            )
-            .await
-    }
-}
-
-/// The points of a series as the whole run's resolved view has them.
-async fn points(store: &Store, run: &RunRow, name: &str, from: u64, to: u64) -> Vec<(u64, f64)> {
-    let series = store.series_by_name(run.id, name).await.unwrap().id;
-    let mut points = Vec::new();
-    let mut at = from;
-    while at <= to {
-        let range = Range {
-            from: at,
-            to: to.min(at + 3_999),
-            buckets: 4_000,
-        };
-        let window = store.window(run.id, &[series], range, View::Resolved).await.unwrap();
-        assert_eq!(window.bucket_bits, 0);
-        points.extend(window.series[&series].iter().map(|bucket| {
-            assert_eq!(bucket.count, 1, "step {}", bucket.last_step);
-            (bucket.last_step, bucket.last)
-        }));
-        at += 4_000;
-    }
-    points
-}
-
-fn loss(step: u64) -> f64 {
-    10.0 / (1.0 + step as f64).sqrt() + ((step * 7919) % 13) as f64 * 0.001
-}
 
 #[test]
 fn records_are_stored_once_and_gaps_are_refused() {

@@ -7,6 +7,11 @@ const PATIENCE = process.env.FATHOM_BIN ? 2 : 1;
 const trained = ({ runs }) => runs.find(({ kind }) => kind === "pretrain") ?? runs[0];
 const pageOf = ({ job }, view = "") => `${server.url}/jobs/${encodeURIComponent(job)}${view}`;
 
+async function post(path, body) {
+  const response = await fetch(`${server.url}/api/v1${path}`, { method: "POST", headers: { authorization: `Bearer ${server.secret}`, "content-type": "application/json" }, body: JSON.stringify(body) });
+  assert.ok(response.ok, `${path}: ${response.status} ${await response.text()}`);
+}
+
 export const checks = {
   "the palette opens, finds and goes by keys alone": async ({ page }, world) => {
     await settle(page);
@@ -150,6 +155,30 @@ export const checks = {
     await context.clearCookies();
     await page.goto(server.url);
     await page.getByText("fathom ui").first().waitFor();
+  },
+
+  "seven tabs are live at once, and hear the same": async ({ context }, world) => {
+    // One more than the connections that a browser allows to a host.
+    const tabs = await Promise.all(Array.from({ length: 7 }, () => context.newPage()));
+    for (const tab of tabs) await tab.goto(pageOf(trained(world)));
+    for (const tab of tabs) {
+      await tab.locator("[aria-label=Verdict]").waitFor();
+      await tab.getByText(/^Live/).first().waitFor();
+    }
+    if (process.env.FATHOM_BIN) {
+      await post(`/runs/${encodeURIComponent(trained(world).id)}/logs:batch`, { attempt: 1, rank: 6, offset: 0, nextOffset: 1, lines: [{ level: "info", position: 0, text: "seven tabs", time: Date.now() / 1000 }] });
+    }
+    for (const tab of tabs) await tab.getByText(/^Live$|^Live, data/).first().waitFor();
+    for (const tab of tabs) await tab.close();
+  },
+
+  "a tab is live where workers cannot be shared": async ({ page, context }, world) => {
+    await context.addInitScript(() => delete window.SharedWorker);
+    const streams = [];
+    page.on("request", (request) => request.url().endsWith("/api/v1/events") && streams.push(request.url()));
+    await page.goto(pageOf(trained(world)));
+    await page.getByText(/^Live/).first().waitFor();
+    assert.equal(streams.length, 1, "the tab reads the stream itself");
   },
 
   "the page loads within a second": async ({ page, context }, world) => {

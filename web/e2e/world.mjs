@@ -120,13 +120,18 @@ export class World {
     }
   }
 
-  async close() {
-    for (const child of this.children.reverse()) {
+  /** Ends what was started; the folder stays, to be served again. */
+  async stop() {
+    for (const child of this.children.splice(0).reverse()) {
       const ended = new Promise((done) => (child.exitCode === null && child.signalCode === null ? child.once("exit", done) : done()));
       child.kill("SIGTERM");
       await Promise.race([ended, pause(15_000)]);
       child.kill("SIGKILL");
     }
+  }
+
+  async close() {
+    await this.stop();
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 500 });
   }
 }

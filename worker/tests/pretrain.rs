@@ -279,6 +279,20 @@ fn stopping_resuming_and_threads_change_nothing() {
         "it learns: {first:?} {last:?}"
     );
     assert_eq!((first.matrices["moe.load"].rows, first.matrices["moe.load"].columns), (3, 8));
+    // The last step has the validation that the summary shows; steps between validations have none.
+    let artifact: ArtifactManifest =
+        serde_json::from_slice(&std::fs::read(Path::new(&straight.output).join("artifact.json")).unwrap()).unwrap();
+    for (metric, statistic) in [
+        ("validation.loss", "validation_loss"),
+        ("validation.bits_per_byte", "validation_bits_per_byte"),
+    ] {
+        assert_eq!(
+            last.scalars.get(metric).copied(),
+            artifact.statistics[statistic].as_f64(),
+            "{metric}"
+        );
+        assert!(last.scalars.contains_key(metric) && !first.scalars.contains_key(metric));
+    }
 
     for threads in [2, 3] {
         let output = directory.path().join(format!("threads-{threads}"));

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::process::{self, Context};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A Python script that is its own judge: it exits with 0 or says what differs. It runs in the repository with `FATHOM_BIN` set to
 /// the debug binary.
@@ -14,19 +14,30 @@ struct Check {
     proves: &'static str,
     /// Folder with `check.py` and `requirements.txt`.
     folder: &'static str,
+    /// Whether it is installed without being asked for: what it needs is a few megabytes.
+    small: bool,
 }
 
-const CHECKS: &[Check] = &[Check {
-    name: "transformers",
-    proves: "transformers loads a checkpoint and computes the same logits and losses",
-    folder: "worker/tests/transformers",
-}];
+const CHECKS: &[Check] = &[
+    Check {
+        name: "schemathesis",
+        proves: "every answer of the server is what api/openapi.json says",
+        folder: "api/tests/schemathesis",
+        small: true,
+    },
+    Check {
+        name: "transformers",
+        proves: "transformers loads a checkpoint and computes the same logits and losses",
+        folder: "worker/tests/transformers",
+        small: false,
+    },
+];
 
 /// Makes the virtual environments of all checks.
 pub fn install(context: &Context) -> Result<(), Error> {
     process::run(&mut context.command("bash", &["worker/tests/megatron/setup.sh"]))?;
     for check in CHECKS {
-        environment(context, check.name, &context.root.join(check.folder).join("requirements.txt"))?;
+        environment(context, check.name, &check.requirements(context))?;
     }
     Ok(())
 }
@@ -35,11 +46,13 @@ pub fn install(context: &Context) -> Result<(), Error> {
 pub fn run(context: &Context) -> Result<Vec<String>, Error> {
     let mut skipped = Vec::new();
     for check in CHECKS {
-        let python = python_of(context, check.name);
-        if !process::works(&python, "--version") {
-            skipped.push(format!("{}: not installed; `cargo xtask test --python` installs it", check.name));
-            continue;
-        }
+        let python = match check.python(context) {
+            Ok(python) => python,
+            Err(reason) => {
+                skipped.push(format!("{}: {reason}", check.name));
+                continue;
+            }
+        };
         println!("{}: {}", check.name, check.proves);
         let script = format!("{}/check.py", check.folder);
         process::run(context.command(python, &[&script]).env("FATHOM_BIN", context.fathom("debug")))?;
@@ -47,8 +60,39 @@ pub fn run(context: &Context) -> Result<Vec<String>, Error> {
     Ok(skipped)
 }
 
+impl Check {
+    fn requirements(&self, context: &Context) -> PathBuf {
+        context.root.join(self.folder).join("requirements.txt")
+    }
+
+    /// The Python that has what the check needs, or why there is none.
+    fn python(&self, context: &Context) -> Result<PathBuf, String> {
+        let python = python_of(context, self.name);
+        if !self.small {
+            let installed = process::works(&python, "--version");
+            return if installed {
+                Ok(python)
+            } else {
+                Err("not installed; `cargo xtask test --python` installs it".into())
+            };
+        }
+        let wanted = self.requirements(context);
+        if process::works(&python, "--version") && same(&wanted, &installed_file(context, self.name)) {
+            return Ok(python);
+        }
+        environment(context, self.name, &wanted).map_err(|error| {
+            format!("cannot be installed: {error}; it needs PyPI and python3 with venv (Debian: apt-get install python3 python3-venv)")
+        })
+    }
+}
+
+/// Whether two files are there and equal.
+fn same(left: &Path, right: &Path) -> bool {
+    std::fs::read(left).is_ok_and(|left| std::fs::read(right).is_ok_and(|right| left == right))
+}
+
 /// Makes a virtual environment under the cache directory with what a requirements file asks for; returns its Python.
-pub fn environment(context: &Context, name: &str, requirements: &std::path::Path) -> Result<PathBuf, Error> {
+pub fn environment(context: &Context, name: &str, requirements: &Path) -> Result<PathBuf, Error> {
     let python = python_of(context, name);
     if !process::works(&python, "--version") {
         if !process::works("python3", "--version") {
@@ -64,7 +108,14 @@ pub fn environment(context: &Context, name: &str, requirements: &std::path::Path
         &python,
         &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", &file],
     ))?;
+    let installed = installed_file(context, name);
+    std::fs::copy(requirements, &installed).map_err(|source| Error::File { path: installed, source })?;
     Ok(python)
+}
+
+/// What was last installed into a virtual environment: a copy of its requirements.
+fn installed_file(context: &Context, name: &str) -> PathBuf {
+    directory_of(context, name).join("installed.txt")
 }
 
 fn directory_of(context: &Context, name: &str) -> PathBuf {
@@ -74,4 +125,32 @@ fn directory_of(context: &Context, name: &str) -> PathBuf {
 fn python_of(context: &Context, name: &str) -> PathBuf {
     let programs = if cfg!(windows) { "Scripts" } else { "bin" };
     directory_of(context, name).join(programs).join("python")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_is_known_by_its_requirements() {
+        let mut context = Context::from_environment().unwrap();
+        context.cache = context.cache.join("check").join(format!("foreign-{}", std::process::id()));
+        for check in CHECKS {
+            assert!(check.requirements(&context).is_file(), "{}", check.name);
+            assert!(context.root.join(check.folder).join("check.py").is_file(), "{}", check.name);
+            let installed = installed_file(&context, check.name);
+            assert!(!same(&check.requirements(&context), &installed));
+            std::fs::create_dir_all(directory_of(&context, check.name)).unwrap();
+            std::fs::copy(check.requirements(&context), &installed).unwrap();
+            assert!(same(&check.requirements(&context), &installed));
+            std::fs::write(&installed, "another version\n").unwrap();
+            assert!(!same(&check.requirements(&context), &installed));
+        }
+        let large = CHECKS.iter().find(|check| !check.small).unwrap();
+        assert!(
+            large.python(&context).unwrap_err().contains("--python"),
+            "it is not installed without being asked for"
+        );
+        std::fs::remove_dir_all(&context.cache).unwrap();
+    }
 }

@@ -24,9 +24,11 @@ const GENERATED: &[Generated] = &[
 
 /// Rewrites the generated files, or with `check` reports those that are stale.
 pub fn run(context: &Context, check: bool) -> Result<(), Error> {
+    let mut problems = Vec::new();
+    // First: a store whose queries have changed does not compile before they are described.
+    database::generate(context, check, &mut problems)?;
     // With the features of the tests, so that nothing is built twice.
     process::run(&mut context.cargo(&["test", "--workspace", "--no-run", "--quiet"]))?;
-    let mut problems = Vec::new();
     for Generated { path, arguments } in GENERATED {
         let mut command = context.command(context.fathom("debug"), arguments);
         let fresh = process::output(&mut command)?;
@@ -38,7 +40,6 @@ pub fn run(context: &Context, check: bool) -> Result<(), Error> {
         }
         settle(context, path, &with_one_final_newline(&fresh), check, &mut problems)?;
     }
-    database::generate(context, check, &mut problems)?;
     if problems.is_empty() { Ok(()) } else { Err(Error::Rules(problems)) }
 }
 

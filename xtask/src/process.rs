@@ -135,6 +135,19 @@ pub fn run(command: &mut Command) -> Result<(), Error> {
     })
 }
 
+/// As [`run`] for a program that ends with 77 where it lacks something, which it has named. Returns whether it ran.
+pub fn run_if_possible(command: &mut Command) -> Result<bool, Error> {
+    let status = command.status().map_err(|source| start_error(command, source))?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(77) => Ok(false),
+        _ => Err(Error::Failed {
+            command: display(command),
+            status: status.to_string(),
+        }),
+    }
+}
+
 /// Runs a program and returns its standard output, which must be UTF-8; its standard error is ours.
 pub fn output(command: &mut Command) -> Result<String, Error> {
     let output = command

@@ -33,7 +33,13 @@ const STEPS: &[Step] = &[
     // Before cargo, which embeds the result.
     Step {
         name: "web",
-        run: |context| where_node_is(context, |context| web::check(context).and_then(|()| web::build(context))),
+        run: |context| {
+            where_node_is(context, |context| {
+                web::check(context)?;
+                web::build(context)?;
+                Ok(Outcome::Passed)
+            })
+        },
     },
     Step {
         name: "clippy",
@@ -55,7 +61,15 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "browser",
-        run: |context| where_node_is(context, web::browse),
+        run: |context| {
+            where_node_is(context, |context| {
+                Ok(if web::browse(context)? {
+                    Outcome::Passed
+                } else {
+                    Outcome::Skipped(vec!["there is no Chromium; on Debian: apt-get install chromium".into()])
+                })
+            })
+        },
     },
     Step { name: "doc", run: doc },
     Step {
@@ -99,9 +113,9 @@ pub fn run(context: &Context, install_python: bool) -> Result<(), Error> {
 }
 
 /// Runs a step that needs Node, or says why not.
-fn where_node_is(context: &Context, run: impl Fn(&Context) -> Result<(), Error>) -> Result<Outcome, Error> {
+fn where_node_is(context: &Context, run: impl Fn(&Context) -> Result<Outcome, Error>) -> Result<Outcome, Error> {
     match web::missing() {
-        None => run(context).map(|()| Outcome::Passed),
+        None => run(context),
         Some(reason) => Ok(Outcome::Skipped(vec![reason])),
     }
 }

@@ -49,9 +49,16 @@ pub fn check(context: &Context) -> Result<(), Error> {
     process::run(&mut npm(context, &["test", "--silent"]))
 }
 
-/// Every page in a real browser, on a real training run.
-pub fn browse(context: &Context) -> Result<(), Error> {
-    process::run(npm(context, &["run", "--silent", "e2e"]).env("FATHOM_BIN", context.fathom("debug")))
+/// Every page in a real browser: on a real training run, on runs that go wrong, on a large history.
+/// Returns whether there is a browser.
+pub fn browse(context: &Context) -> Result<bool, Error> {
+    for script in [&["e2e"][..], &["faults"], &["load", "--", "--small"]] {
+        let arguments = &[&["run", "--silent"], script].concat();
+        if !process::run_if_possible(npm(context, arguments).env("FATHOM_BIN", context.fathom("debug")))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Installs what `package-lock.json` names, once.

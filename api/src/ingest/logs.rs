@@ -21,7 +21,7 @@ pub(super) struct ReportedLine {
     /// When it was seen, in seconds since the Unix epoch.
     time: f64,
     /// Weight.
-    #[schema(value_type = LogLevel, inline)]
+    #[schema(value_type = LogLevel)]
     level: String,
     /// The text.
     text: String,
@@ -31,9 +31,11 @@ pub(super) struct ReportedLine {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LogsBatch {
-    /// Attempt.
+    /// Attempt, from 1.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     attempt: i32,
-    /// Rank of the worker.
+    /// Rank of the worker, from 0.
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     rank: i32,
     /// Byte of the log at which these lines begin.
     offset: u64,
@@ -56,13 +58,8 @@ pub(super) struct LogsAccepted {
     params(("run" = String, Path), ("Content-Encoding" = Option<String>, Header, description = "`zstd`, `gzip` or `identity`.")),
     request_body = LogsBatch,
     responses((status = 200, body = LogsAccepted),
-              (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, description = "Bytes before these are missing; `expectedOffset` says from where.", body = Problem,
-               content_type = "application/problem+json"),
-              (status = 413, body = Problem, content_type = "application/problem+json"),
-              (status = 415, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json")))]
+              (status = 409, description = "Bytes before these are missing; `expectedOffset` says from where."),
+              (status = 422)))]
 pub(super) async fn logs(
     State(api): State<Api>,
     Path(run): Path<String>,

@@ -31,7 +31,7 @@ pub(super) struct MetricsBatch {
     #[serde(default)]
     previous: Option<u64>,
     /// The records, ascending by sequence number.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<crate::view::Record>)]
     records: Vec<Record>,
 }
 
@@ -53,13 +53,8 @@ pub(super) struct MetricsAccepted {
            ("previous" = Option<u64>, Query, description = "As `previous` of the JSON body, for NDJSON.")),
     request_body(content((MetricsBatch = "application/json"), (String = "application/x-ndjson"))),
     responses((status = 200, body = MetricsAccepted),
-              (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, description = "Records before these are missing; `expectedSequence` says from where.", body = Problem,
-               content_type = "application/problem+json"),
-              (status = 413, body = Problem, content_type = "application/problem+json"),
-              (status = 415, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json")))]
+              (status = 409, description = "Records before these are missing; `expectedSequence` says from where."),
+              (status = 422)))]
 pub(super) async fn metrics(
     State(api): State<Api>,
     Path(run): Path<String>,

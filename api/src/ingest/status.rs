@@ -38,8 +38,7 @@ pub(super) struct StatusAccepted {
 /// Takes in what a runner or operator says about a job. Saying the same twice changes nothing.
 #[utoipa::path(put, path = "/jobs/{job}/status", operation_id = "reportJobStatus", tag = "ingest", params(("job" = String, Path)), request_body = StatusReport,
     responses((status = 200, body = StatusAccepted),
-              (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json")))]
+              (status = 422)))]
 pub(super) async fn status(
     State(api): State<Api>,
     Path(job): Path<String>,
@@ -98,6 +97,10 @@ pub(super) async fn status(
         };
         api.timed("report_artifact", api.store.report_artifact(&project, &seen)).await?;
     }
+    if before.as_ref().is_some_and(|before| before.generation != reported.generation) {
+        let runs = api.timed("runs", api.store.runs(reported.id)).await?;
+        api.monitors.forget(&runs);
+    }
     if reported.changed {
         let events = changes(&api, reported.id, &uid, before.as_ref(), &state, &phases);
         monitor::publish(&api, &events).await?;
@@ -144,18 +147,25 @@ fn check(report: &StatusReport) -> Result<(), Problem> {
             );
         }
     }
+    if let Some(index) = report.artifacts.iter().position(|artifact| !artifact.statistics.is_object()) {
+        return wrong(&format!("/artifacts/{index}/statistics"), "expected an object".into());
+    }
     Ok(())
 }
 
 /// Events that a change of status stands for. Their keys hold what changed to what, and when it was seen: the store counts the change once.
+/// Their times are those of the change, where the report has them: a job may be reported long after its end.
 fn changes(api: &Api, job: i64, uid: &str, before: Option<&JobRow>, state: &str, phases: &[PhaseReport]) -> Vec<NewEvent> {
     let now = api.now();
-    let event = |key: String, kind: &str, severity, message: String| NewEvent {
+    let before = before.filter(|row| row.uid == uid);
+    let times = phases.iter().flat_map(|phase| [&phase.started_at, &phase.finished_at]);
+    let first = times.filter_map(|time| unix(time.as_deref())).fold(now, f64::min);
+    let event = |key: String, kind: &str, severity, time: f64, message: String| NewEvent {
         job,
         run: None,
         attempt: None,
         key,
-        time: now,
+        time: time.min(now),
         kind: kind.to_owned(),
         severity,
         step: None,
@@ -165,11 +175,12 @@ fn changes(api: &Api, job: i64, uid: &str, before: Option<&JobRow>, state: &str,
         .and_then(|row| serde_json::from_value(row.phases.clone()).ok())
         .unwrap_or_default();
     let mut events = Vec::new();
-    if before.is_none_or(|row| row.uid != uid) {
+    if before.is_none() {
         events.push(event(
             format!("created/{uid}"),
             "JobCreated",
             "info",
+            first,
             format!("The job was created and is {state}"),
         ));
     }
@@ -189,9 +200,23 @@ fn changes(api: &Api, job: i64, uid: &str, before: Option<&JobRow>, state: &str,
         let reason = phase.message.as_ref().map_or(String::new(), |message| format!(": {message}"));
         let message = format!("Phase `{}` went from {was} to {}{reason}", phase.name, phase.state);
         let key = format!("phase/{uid}/{}/{}/{now:.3}", phase.name, phase.state);
-        events.push(event(key, "PhaseChanged", severity, message));
+        let time = match (phase.state.as_str(), was) {
+            // Another start of a phase that was under way is now.
+            ("running", "pending") => unix(phase.started_at.as_deref()),
+            ("succeeded" | "failed", _) => unix(phase.finished_at.as_deref()),
+            _ => None,
+        };
+        // What has no time of its own was so at the beginning, as far as this server can know.
+        let time = time.unwrap_or(if before.is_none() { first } else { now });
+        events.push(event(key, "PhaseChanged", severity, time, message));
     }
     events
+}
+
+/// Seconds since the Unix epoch.
+fn unix(time: Option<&str>) -> Option<f64> {
+    let time = chrono::DateTime::parse_from_rfc3339(time?).ok()?;
+    Some(time.timestamp_micros() as f64 / 1e6)
 }
 
 #[cfg(test)]
@@ -211,6 +236,21 @@ mod tests {
         assert!(check(&report("running", "running")).is_ok());
         assert_eq!(check(&report("walking", "running")).unwrap_err().code(), "invalid");
         assert_eq!(check(&report("running", "queued")).unwrap_err().code(), "invalid");
+    }
+
+    #[test]
+    fn statistics_are_objects() {
+        let mut report = report("running", "running");
+        let artifact = |statistics: serde_json::Value| {
+            let value = json!({
+                "kind": "corpus", "key": "k", "phase": "corpus", "bytes": 1, "files": 1, "path": "p", "lineage": {}, "statistics": statistics
+            });
+            serde_json::from_value(value).unwrap()
+        };
+        report.artifacts = vec![artifact(json!({"a": 1}))];
+        assert!(check(&report).is_ok());
+        report.artifacts = vec![artifact(json!([1]))];
+        assert_eq!(check(&report).unwrap_err().code(), "invalid");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::problem::{Code, Problem};
 use crate::view::{Action, Job, allowed_actions};
 use crate::{Api, ForkJob};
 use axum::extract::{Path, State};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -27,14 +28,24 @@ pub(crate) struct ForkRequest {
     patch: Option<serde_json::Value>,
 }
 
+/// Verbs that stand after a job's name.
+const VERBS: [&str; 4] = ["pause", "resume", "cancel", "fork"];
+
+/// A method that does not fit `name` or `name:verb`: one route has both, so it cannot tell by itself which are allowed.
+pub(super) async fn no_such_method(Path(segment): Path<String>) -> Problem {
+    not_allowed(&segment)
+}
+
+fn not_allowed(segment: &str) -> Problem {
+    let verb = segment.rsplit_once(':').is_some_and(|(_, verb)| VERBS.contains(&verb));
+    let allowed = HeaderValue::from_static(if verb { "POST" } else { "GET, HEAD, DELETE" });
+    let detail = "A job takes GET and DELETE; POST takes `:pause`, `:resume`, `:cancel` or `:fork` after its name.";
+    Problem::new(Code::METHOD_NOT_ALLOWED, detail).header(header::ALLOW, allowed)
+}
+
 /// Takes `name:verb` apart.
 pub(super) async fn dispatch(State(api): State<Api>, Path(segment): Path<String>, command: Command) -> Result<Response, Problem> {
-    let unknown = || {
-        Problem::new(
-            Code::METHOD_NOT_ALLOWED,
-            "POST takes `:pause`, `:resume`, `:cancel` or `:fork` after the job's name.",
-        )
-    };
+    let unknown = || not_allowed(&segment);
     let (name, verb) = segment.rsplit_once(':').ok_or_else(unknown)?;
     let name = Path(name.to_owned());
     match verb {
@@ -49,10 +60,8 @@ pub(super) async fn dispatch(State(api): State<Api>, Path(segment): Path<String>
 /// Stops a job after a checkpoint; it keeps its place.
 #[utoipa::path(post, path = "/jobs/{job}:pause", operation_id = "pauseJob", tag = "jobs",
     params(("job" = String, Path), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = Job), (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, body = Problem, content_type = "application/problem+json"),
-              (status = 412, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 202, body = Job),
+              (status = 409)))]
 pub(super) async fn pause(State(api): State<Api>, Path(job): Path<String>, command: Command) -> Result<Response, Problem> {
     change(&api, &job, &command, Action::Pause).await
 }
@@ -60,10 +69,8 @@ pub(super) async fn pause(State(api): State<Api>, Path(job): Path<String>, comma
 /// Lets a paused, stopped, cancelled or failed job go on from its newest checkpoint.
 #[utoipa::path(post, path = "/jobs/{job}:resume", operation_id = "resumeJob", tag = "jobs",
     params(("job" = String, Path), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = Job), (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, body = Problem, content_type = "application/problem+json"),
-              (status = 412, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 202, body = Job),
+              (status = 409)))]
 pub(super) async fn resume(State(api): State<Api>, Path(job): Path<String>, command: Command) -> Result<Response, Problem> {
     change(&api, &job, &command, Action::Resume).await
 }
@@ -71,10 +78,8 @@ pub(super) async fn resume(State(api): State<Api>, Path(job): Path<String>, comm
 /// Ends a job after a checkpoint.
 #[utoipa::path(post, path = "/jobs/{job}:cancel", operation_id = "cancelJob", tag = "jobs",
     params(("job" = String, Path), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = Job), (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, body = Problem, content_type = "application/problem+json"),
-              (status = 412, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 202, body = Job),
+              (status = 409)))]
 pub(super) async fn cancel(State(api): State<Api>, Path(job): Path<String>, command: Command) -> Result<Response, Problem> {
     change(&api, &job, &command, Action::Cancel).await
 }
@@ -83,11 +88,8 @@ pub(super) async fn cancel(State(api): State<Api>, Path(job): Path<String>, comm
 #[utoipa::path(post, path = "/jobs/{job}:fork", operation_id = "forkJob", tag = "jobs", request_body = ForkRequest,
     params(("job" = String, Path), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, body = Job, headers(("Location" = String))),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, body = Problem, content_type = "application/problem+json"),
-              (status = 412, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+              (status = 409),
+              (status = 422)))]
 pub(super) async fn fork(State(api): State<Api>, Path(job): Path<String>, command: Command) -> Result<Response, Problem> {
     once(&api, &command, async {
         let ForkRequest { name, at_step, patch } = body::parse(&command.body)?;

@@ -1,7 +1,7 @@
 //! From rows to [`Job`]s: what the runner reported, joined with what the workers measured.
 
+use super::overview::{Curves, Overview};
 use crate::Api;
-use crate::monitor;
 use crate::number::Number;
 use crate::problem::Problem;
 use crate::view::{HealthSummary, Job, Phase, PhaseReport, Verdict, allowed_actions, time};
@@ -9,34 +9,28 @@ use fathom_spec::health::{Code, Page, Reason, Severity, Since};
 use fathom_spec::plan::run_name;
 use fathom_spec::record::Progress;
 use fathom_store::jobs::JobRow;
-use fathom_store::read::{Range, View};
 use fathom_store::runs::RunRow;
 use std::collections::BTreeMap;
 
-/// Points of a sparkline.
-const SPARKLINE: u32 = 48;
-/// The scalars that a job shows.
-const LOSS: &str = "loss.main";
-const SPEED: &str = "tokens_per_second";
-
-/// What a run's curves end in.
-#[derive(Clone, Debug, Default)]
-struct Curves {
-    loss: Vec<f64>,
-    last_loss: Option<f64>,
-    last_speed: Option<f64>,
-}
-
 /// A job with everything that a list shows of it.
 pub(crate) async fn job(api: &Api, row: JobRow) -> Result<Job, Problem> {
-    let runs = api.timed("runs", api.store.runs(row.id)).await?;
-    let trained = training_run(&row, &runs);
-    let curves = match trained {
-        Some(run) => curves(api, run).await?,
-        None => Curves::default(),
-    };
-    let phases = phases(api.now(), &row, &runs, trained.map(|run| (run.name.as_str(), &curves)));
-    let health = health(api, &row, trained).await?;
+    let overview = Overview::read(api, std::slice::from_ref(&row)).await?;
+    Ok(assemble(api.now(), row, &overview))
+}
+
+/// Jobs with everything that a list shows of them.
+pub(crate) async fn jobs(api: &Api, rows: Vec<JobRow>) -> Result<Vec<Job>, Problem> {
+    let overview = Overview::read(api, &rows).await?;
+    let now = api.now();
+    Ok(rows.into_iter().map(|row| assemble(now, row, &overview)).collect())
+}
+
+fn assemble(now: f64, row: JobRow, overview: &Overview) -> Job {
+    let runs = overview.runs(&row);
+    let trained = training_run(&row, runs);
+    let curves = trained.map(|run| overview.curves(run)).unwrap_or_default();
+    let phases = phases(now, &row, runs, trained.map(|run| (run.name.as_str(), &curves)));
+    let health = health(&row, trained, overview);
     let current = current(&row.state, &phases);
     let shown = current.map(|index| &phases[index]);
     let JobRow {
@@ -55,10 +49,14 @@ pub(crate) async fn job(api: &Api, row: JobRow) -> Result<Job, Problem> {
         started_at,
         finished_at,
     } = row;
-    Ok(Job {
+    Job {
         allowed_actions: allowed_actions(&state),
         phase: shown.map(|phase| phase.name.clone()),
-        progress: shown.and_then(|phase| phase.fraction),
+        progress: if state == "succeeded" {
+            Some(1.0)
+        } else {
+            shown.and_then(|phase| phase.fraction)
+        },
         eta_seconds: shown.and_then(|phase| phase.eta_seconds),
         loss_sparkline: curves.loss.iter().copied().map(Number).collect(),
         loss: curves.last_loss.map(Number),
@@ -72,24 +70,29 @@ pub(crate) async fn job(api: &Api, row: JobRow) -> Result<Job, Problem> {
         message,
         created_at: time(created_at),
         updated_at: time(updated_at),
-        started_at: started_at.map(time),
-        finished_at: finished_at.map(time),
+        // The phases' own times, for a job that is reported after the fact.
+        started_at: phases
+            .iter()
+            .filter_map(|phase| phase.started_at.clone())
+            .min()
+            .or(started_at.map(time)),
+        finished_at: finished_at.map(|seen| {
+            phases
+                .iter()
+                .filter_map(|phase| phase.finished_at.clone())
+                .max()
+                .unwrap_or(time(seen))
+        }),
         generation,
         health,
         labels: serde_json::from_value(labels).unwrap_or_default(),
         phases,
-    })
+    }
 }
 
 /// The phases of a job alone.
-pub(crate) async fn job_phases(api: &Api, row: &JobRow) -> Result<Vec<Phase>, Problem> {
-    let runs = api.timed("runs", api.store.runs(row.id)).await?;
-    let trained = training_run(row, &runs);
-    let curves = match trained {
-        Some(run) => curves(api, run).await?,
-        None => Curves::default(),
-    };
-    Ok(phases(api.now(), row, &runs, trained.map(|run| (run.name.as_str(), &curves))))
+pub(crate) async fn job_phases(api: &Api, row: JobRow) -> Result<Vec<Phase>, Problem> {
+    job(api, row).await.map(|job| job.phases)
 }
 
 /// The run that trains now or trained last: of the last phase that has steps. Runs of earlier manifests have other keys and do not count.
@@ -114,36 +117,6 @@ fn run_of(job: &JobRow, phase: &PhaseReport) -> Option<String> {
         .run
         .clone()
         .or_else(|| Some(run_name(&job.name, &phase.name, phase.key.as_deref()?)))
-}
-
-async fn curves(api: &Api, run: &RunRow) -> Result<Curves, Problem> {
-    let mut ids = [None; 2];
-    for (id, name) in ids.iter_mut().zip([LOSS, SPEED]) {
-        match api.store.series_by_name(run.id, name).await {
-            Ok(row) => *id = Some(row.id),
-            Err(fathom_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let wanted: Vec<i64> = ids.iter().flatten().copied().collect();
-    let range = Range {
-        from: 0,
-        to: run.last_step.unwrap_or(0).unsigned_abs(),
-        buckets: SPARKLINE,
-    };
-    let window = api
-        .timed("window", api.store.window(run.id, &wanted, range, View::Resolved))
-        .await?;
-    let column = |id: Option<i64>| -> Vec<f64> {
-        let buckets = id.and_then(|id| window.series.get(&id));
-        buckets.into_iter().flatten().map(|bucket| bucket.last).collect()
-    };
-    let (loss, speed) = (column(ids[0]), column(ids[1]));
-    Ok(Curves {
-        last_loss: loss.last().copied(),
-        last_speed: speed.last().copied(),
-        loss,
-    })
 }
 
 fn phases(now: f64, job: &JobRow, runs: &[RunRow], trained: Option<(&str, &Curves)>) -> Vec<Phase> {
@@ -238,15 +211,14 @@ fn current(state: &str, phases: &[Phase]) -> Option<usize> {
 }
 
 /// Verdict and reasons of a job: those of its training run, or what its state says if it has none.
-async fn health(api: &Api, row: &JobRow, trained: Option<&RunRow>) -> Result<HealthSummary, Problem> {
-    if let Some(run) = trained {
-        let health = monitor::health(api, run).await?;
+fn health(row: &JobRow, trained: Option<&RunRow>, overview: &Overview) -> HealthSummary {
+    if let Some((run, health)) = trained.and_then(|run| Some((run, overview.health(run)?))) {
         // A phase after the training may have failed.
         if row.state != "failed" || run.state == "failed" {
-            return Ok(HealthSummary {
+            return HealthSummary {
                 verdict: health.verdict.into(),
-                reasons: health.reasons,
-            });
+                reasons: health.reasons.clone(),
+            };
         }
     }
     let failed = |text: &str| Reason {
@@ -259,7 +231,7 @@ async fn health(api: &Api, row: &JobRow, trained: Option<&RunRow>) -> Result<Hea
         layer: None,
         expert: None,
     };
-    Ok(match row.state.as_str() {
+    match row.state.as_str() {
         "failed" => HealthSummary {
             verdict: Verdict::Failing,
             reasons: vec![failed(row.message.as_deref().unwrap_or("The job failed"))],
@@ -272,7 +244,7 @@ async fn health(api: &Api, row: &JobRow, trained: Option<&RunRow>) -> Result<Hea
             verdict: Verdict::NoData,
             reasons: Vec::new(),
         },
-    })
+    }
 }
 
 #[cfg(test)]

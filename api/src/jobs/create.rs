@@ -21,10 +21,8 @@ use serde_json::json;
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
     params(("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same key, the request is not done again.")),
     responses((status = 202, body = Job, headers(("Location" = String))),
-              (status = 409, description = "There is such a job.", body = Problem, content_type = "application/problem+json"),
-              (status = 415, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+              (status = 409, description = "There is such a job."),
+              (status = 422)))]
 pub(crate) async fn create(State(api): State<Api>, command: Command) -> Result<Response, Problem> {
     once(&api, &command, async {
         let text = manifest_text(&command)?;

@@ -11,10 +11,8 @@ use axum::http::{HeaderMap, StatusCode};
 #[utoipa::path(delete, path = "/jobs/{job}", operation_id = "deleteJob", tag = "jobs",
     params(("job" = String, Path, description = "Name of the job."), ("If-Match" = String, Header, description = "The `ETag` of what you have seen.")),
     responses((status = 204, description = "It is gone."),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 409, description = "It runs.", body = Problem, content_type = "application/problem+json"),
-              (status = 412, body = Problem, content_type = "application/problem+json"),
-              (status = 428, body = Problem, content_type = "application/problem+json")))]
+              (status = 409, description = "It runs."),
+              (status = 428)))]
 pub(crate) async fn delete(State(api): State<Api>, Path(job): Path<String>, headers: HeaderMap) -> Result<StatusCode, Problem> {
     let row = find(&api, &job).await?;
     version(&row).check(&headers, true)?;

@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct EventQuery {
-    /// Events after this id, oldest first; without it the newest come first.
+    /// Events that were stored after the one with this id, in that order; without it the newest come first, by when they happened.
     after: Option<i64>,
     /// Only this kind.
     kind: Option<String>,
@@ -33,9 +33,7 @@ pub(crate) struct EventQuery {
 
 /// What happened to a job and its runs.
 #[utoipa::path(get, path = "/jobs/{job}/events", operation_id = "listJobEvents", tag = "jobs", params(("job" = String, Path), EventQuery),
-    responses((status = 200, body = List<Event>), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 410, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<Event>)))]
 pub(super) async fn events(
     State(api): State<Api>,
     Path(job): Path<String>,
@@ -44,11 +42,15 @@ pub(super) async fn events(
 ) -> Result<Page<Event>, Problem> {
     let limit = page::limit(&api, query.limit)?;
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let severity = query.severity.as_deref().filter(|severity| !severity.is_empty());
+    if severity.is_some_and(|severity| !["info", "warning", "error"].contains(&severity)) {
+        return Err(Problem::query("severity", "expected info, warning or error"));
+    }
     let row = find(&api, &job).await?;
     let filter = EventFilter {
         run: None,
         kind: query.kind.as_deref().filter(|kind| !kind.is_empty()),
-        severity: query.severity.as_deref().filter(|severity| !severity.is_empty()),
+        severity,
     };
     let now = api.now() as i64;
     let list = format!(
@@ -59,45 +61,27 @@ pub(super) async fn events(
         query.after.is_some()
     );
     let cursor = query.cursor.as_deref().filter(|cursor| !cursor.is_empty());
-    let place: Option<i64> = cursor.map(|cursor| api.cursors.read(&list, cursor, now)).transpose()?;
-    let (rows, next) = match query.after {
-        Some(after) => after_id(&api, row.id, &filter, place.unwrap_or(after), limit).await?,
+    let (rows, next_cursor) = match query.after {
+        Some(after) => {
+            let place: Option<i64> = cursor.map(|cursor| api.cursors.read(&list, cursor, now)).transpose()?;
+            let page = api.store.events_stored_after(row.id, &filter, place.unwrap_or(after), limit);
+            let page = api.timed("events_stored_after", page).await?;
+            (page.items, page.next.and_then(|id| api.cursors.write(&list, id, now)))
+        }
         None => {
+            // As bits: no digit of a time may be lost.
+            let place: Option<(u64, i64)> = cursor.map(|cursor| api.cursors.read(&list, cursor, now)).transpose()?;
+            let place = place.map(|(time, id)| (f64::from_bits(time), id));
             let page = api.timed("events", api.store.events(row.id, &filter, place, limit)).await?;
-            (page.items, page.next)
+            let next = page.next.and_then(|(time, id)| api.cursors.write(&list, (time.to_bits(), id), now));
+            (page.items, next)
         }
     };
-    let next_cursor = next.and_then(|next| api.cursors.write(&list, next, now));
     let items = mark(&api, row.id, rows).await?;
     Ok(Page {
         list: List { items, next_cursor },
         uri,
     })
-}
-
-/// Pages that are looked through for the events after one.
-const MOST_PAGES: usize = 20;
-/// Events of such a page.
-const PAGE: u32 = 500;
-
-/// Events after an id, oldest first, and where to go on.
-async fn after_id(api: &Api, job: i64, filter: &EventFilter<'_>, after: i64, limit: u32) -> Result<(Vec<EventRow>, Option<i64>), Problem> {
-    let mut newer = Vec::new();
-    let mut before = None;
-    for _ in 0..MOST_PAGES {
-        let page = api.timed("events", api.store.events(job, filter, before, PAGE)).await?;
-        let all_newer = page.items.iter().all(|row| row.id > after);
-        newer.extend(page.items.into_iter().filter(|row| row.id > after));
-        before = page.next;
-        if before.is_none() || !all_newer {
-            break;
-        }
-    }
-    newer.reverse();
-    let more = newer.len() > limit as usize;
-    newer.truncate(limit as usize);
-    let next = newer.last().filter(|_| more).map(|row| row.id);
-    Ok((newer, next))
 }
 
 /// Views of events, with those of superseded steps marked.

@@ -13,8 +13,7 @@ use fathom_store::jobs::JobRow;
 /// One job.
 #[utoipa::path(get, path = "/jobs/{job}", operation_id = "getJob", tag = "jobs",
     params(("job" = String, Path, description = "Name of the job."), ("If-None-Match" = Option<String>, Header)),
-    responses((status = 200, body = Job, headers(("ETag" = String))), (status = 304, description = "The client has it."),
-              (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Job, headers(("ETag" = String))), (status = 304, description = "The client has it.")))]
 pub(crate) async fn get(State(api): State<Api>, Path(job): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let row = find(&api, &job).await?;
     let version = version(&row);

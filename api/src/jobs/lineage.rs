@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 /// What was made from what in a job.
 #[utoipa::path(get, path = "/jobs/{job}/lineage", operation_id = "getJobLineage", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = Lineage), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Lineage)))]
 pub(super) async fn lineage(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Lineage>, Problem> {
     let row = find(&api, &job).await?;
     let runs = api.timed("runs", api.store.runs(row.id)).await?;
@@ -128,6 +128,7 @@ pub(super) fn checkpoint(job: &JobRow, run: &RunRow, row: CheckpointRow) -> Chec
         id,
         run: run_name,
         phase,
+        attempt,
         step,
         tokens,
         bytes,
@@ -147,7 +148,7 @@ pub(super) fn checkpoint(job: &JobRow, run: &RunRow, row: CheckpointRow) -> Chec
         job: job.name.clone(),
         run: run_name,
         phase,
-        attempt: None,
+        attempt,
         step,
         tokens,
         bytes,
@@ -167,9 +168,14 @@ pub(super) fn checkpoint(job: &JobRow, run: &RunRow, row: CheckpointRow) -> Chec
 /// Checkpoints that are artifacts.
 pub(super) async fn artifact_checkpoints(api: &Api, job: &JobRow, runs: &[RunRow]) -> Result<Vec<Checkpoint>, Problem> {
     let artifacts = artifacts(api, job, runs).await?;
-    let views = artifacts.iter().filter(|artifact| artifact.kind == "checkpoint").map(|artifact| {
+    let mut views = Vec::new();
+    for artifact in artifacts.iter().filter(|artifact| artifact.kind == "checkpoint") {
         let run = runs.iter().find(|run| run.key == artifact.key);
-        Checkpoint {
+        let attempts = match run {
+            Some(run) => api.timed("attempts", api.store.attempts(run.id)).await?,
+            None => Vec::new(),
+        };
+        views.push(Checkpoint {
             id: format!("art_{}", artifact.id),
             job: job.name.clone(),
             run: run.map_or_else(
@@ -177,7 +183,7 @@ pub(super) async fn artifact_checkpoints(api: &Api, job: &JobRow, runs: &[RunRow
                 |run| run.name.clone(),
             ),
             phase: artifact.phase.clone(),
-            attempt: None,
+            attempt: attempts.last().map(|attempt| attempt.attempt),
             step: artifact.step.unwrap_or(0),
             tokens: run.and_then(|run| run.last_tokens),
             bytes: artifact.bytes,
@@ -188,13 +194,12 @@ pub(super) async fn artifact_checkpoints(api: &Api, job: &JobRow, runs: &[RunRow
             verified: true,
             verified_at: Some(time(artifact.created_at)),
             created_at: time(artifact.created_at),
-            validation_loss: None,
+            validation_loss: artifact.statistics["validation_loss"].as_f64().map(Number),
             key: Some(artifact.key.clone()),
             lineage: parents(artifact),
             pinned: true,
-        }
-    });
-    let mut views: Vec<Checkpoint> = views.collect();
+        });
+    }
     views.reverse();
     Ok(views)
 }

@@ -46,8 +46,8 @@ pub(crate) struct ListQuery {
 
 /// Jobs, newest first.
 #[utoipa::path(get, path = "/jobs", operation_id = "listJobs", tag = "jobs", params(ListQuery),
-    responses((status = 200, body = List<Job>), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 410, description = "The cursor has expired.", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<Job>),
+              (status = 410, description = "The cursor has expired.")))]
 pub(crate) async fn list(
     State(api): State<Api>,
     OriginalUri(uri): OriginalUri,
@@ -87,10 +87,7 @@ pub(crate) async fn list(
         list: &list,
     };
     let (rows, next_cursor) = source.collect(query.cursor.as_deref(), limit, filter.as_ref()).await?;
-    let mut items = Vec::with_capacity(rows.len());
-    for row in rows {
-        items.push(assemble::job(&api, row).await?);
-    }
+    let items = assemble::jobs(&api, rows).await?;
     Ok(Page {
         list: List { items, next_cursor },
         uri,

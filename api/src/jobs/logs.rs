@@ -37,9 +37,7 @@ pub(crate) struct LogQuery {
 
 /// What the workers of a job printed, merged.
 #[utoipa::path(get, path = "/jobs/{job}/logs", operation_id = "listJobLogs", tag = "jobs", params(("job" = String, Path), LogQuery),
-    responses((status = 200, body = List<LogLine>), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 410, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<LogLine>)))]
 pub(super) async fn logs(
     State(api): State<Api>,
     Path(job): Path<String>,

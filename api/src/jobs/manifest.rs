@@ -21,7 +21,7 @@ pub(crate) struct ManifestQuery {
 
 /// A manifest of a job: as it was written, and with every default filled in.
 #[utoipa::path(get, path = "/jobs/{job}/manifest", operation_id = "getJobManifest", tag = "jobs", params(("job" = String, Path), ManifestQuery),
-    responses((status = 200, body = Generation), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Generation)))]
 pub(super) async fn manifest(
     State(api): State<Api>,
     Path(job): Path<String>,
@@ -39,7 +39,7 @@ pub(super) async fn manifest(
 
 /// The manifests that a job had, newest first; at most 500.
 #[utoipa::path(get, path = "/jobs/{job}/generations", operation_id = "listJobGenerations", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = List<GenerationMark>), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<GenerationMark>)))]
 pub(super) async fn generations(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<List<GenerationMark>>, Problem> {
     let job = find(&api, &job).await?;
     let rows = api.timed("generations", api.store.generations(job.id)).await?;

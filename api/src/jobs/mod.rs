@@ -11,6 +11,7 @@ mod lineage;
 mod list;
 mod logs;
 mod manifest;
+mod overview;
 mod parts;
 mod patch;
 mod validate;
@@ -21,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) use logs::{LogQuery, page_of_lines};
+pub(crate) use overview::KeptCurves;
 
 /// The routes of jobs.
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -30,7 +32,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(validate::plan))
         .routes(routes!(get::get, delete::delete))
         // `/jobs/a:pause`: the router cannot split a segment, so one handler does.
-        .route("/jobs/{job}", post(action::dispatch))
+        .route("/jobs/{job}", post(action::dispatch).fallback(action::no_such_method))
         .routes(routes!(manifest::manifest))
         .routes(routes!(manifest::generations))
         .routes(routes!(parts::phases))

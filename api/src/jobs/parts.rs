@@ -12,16 +12,16 @@ use axum::extract::{Path, State};
 
 /// The phases of a job, in order.
 #[utoipa::path(get, path = "/jobs/{job}/phases", operation_id = "listJobPhases", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = Items<Phase>), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Items<Phase>)))]
 pub(super) async fn phases(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Items<Phase>>, Problem> {
     let row = find(&api, &job).await?;
-    let items = assemble::job_phases(&api, &row).await?;
+    let items = assemble::job_phases(&api, row).await?;
     Ok(Json(Items { items }))
 }
 
 /// The runs of a job, oldest first; at most 1,000.
 #[utoipa::path(get, path = "/jobs/{job}/runs", operation_id = "listJobRuns", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = List<Run>), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<Run>)))]
 pub(super) async fn runs(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<List<Run>>, Problem> {
     let row = find(&api, &job).await?;
     let runs = api.timed("runs", api.store.runs(row.id)).await?;
@@ -35,7 +35,7 @@ pub(super) async fn runs(State(api): State<Api>, Path(job): Path<String>) -> Res
 
 /// The health of a job: of the run that trains now or trained last.
 #[utoipa::path(get, path = "/jobs/{job}/health", operation_id = "getJobHealth", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = Health), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Health)))]
 pub(super) async fn health(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<fathom_spec::health::Health>, Problem> {
     use fathom_spec::health::{Detector, Situation, Thresholds, assess};
     let row = find(&api, &job).await?;
@@ -55,7 +55,7 @@ pub(super) async fn health(State(api): State<Api>, Path(job): Path<String>) -> R
 
 /// The checkpoints of a job, newest first, deleted ones and artifacts included; at most 1,000.
 #[utoipa::path(get, path = "/jobs/{job}/checkpoints", operation_id = "listJobCheckpoints", tag = "jobs", params(("job" = String, Path)),
-    responses((status = 200, body = List<Checkpoint>), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<Checkpoint>)))]
 pub(super) async fn checkpoints(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<List<Checkpoint>>, Problem> {
     let row = find(&api, &job).await?;
     let runs = api.timed("runs", api.store.runs(row.id)).await?;

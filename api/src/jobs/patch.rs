@@ -8,8 +8,11 @@ const MOST_LEVELS: usize = 32;
 
 /// The manifest with another name and a patch applied. Comments of the original are lost.
 pub(super) fn fork(manifest: &str, name: &str, patch: Option<&Value>) -> Result<String, Problem> {
-    let mut tree: Value =
-        serde_saphyr::from_str(manifest).map_err(|error| Problem::internal("a stored manifest cannot be read", &error))?;
+    // Whoever runs a job reports its manifest; only a job that this API created has one that was checked.
+    let mut tree: Value = serde_saphyr::from_str(manifest).map_err(|error| {
+        Problem::new(Code::CONFLICT, format!("The manifest of this job is no YAML: {error}."))
+            .hint("Create a job from a manifest of your own.")
+    })?;
     if let Some(patch) = patch {
         if depth(patch) > MOST_LEVELS {
             return Err(Problem::new(Code::INVALID, format!("A patch may have {MOST_LEVELS} levels.")).at("/patch", "too deep"));
@@ -65,6 +68,11 @@ mod tests {
             merge(&mut merged, &patch);
             assert_eq!(merged, result, "{target} {patch}");
         }
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_read_is_no_fault_of_the_server() {
+        assert_eq!(fork("{", "new", None).unwrap_err().code(), "conflict");
     }
 
     #[test]

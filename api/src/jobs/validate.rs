@@ -65,7 +65,7 @@ impl From<fathom_spec::Problem> for ManifestProblem {
 /// What is wrong with a manifest, with lines and columns. Nothing is created.
 #[utoipa::path(post, path = "/jobs:validate", operation_id = "validateJob", tag = "jobs",
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
-    responses((status = 200, body = Validation), (status = 413, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Validation)))]
 pub(crate) async fn validate(command: Command) -> Result<Json<Validation>, Problem> {
     let text = manifest_text(&command)?;
     let problems = match parse(text).await? {
@@ -81,8 +81,7 @@ pub(crate) async fn validate(command: Command) -> Result<Json<Validation>, Probl
 /// What a job would do, need and cost, as `fathom plan -o json` prints it. Nothing is created.
 #[utoipa::path(post, path = "/jobs:plan", operation_id = "planJob", tag = "jobs",
     request_body(content((String = "application/yaml"), (Object = "application/json"))),
-    responses((status = 200, body = Object), (status = 422, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Object), (status = 422)))]
 pub(crate) async fn plan(State(api): State<Api>, command: Command) -> Result<Json<serde_json::Value>, Problem> {
     let text = manifest_text(&command)?;
     parse(text.clone()).await?.map_err(|problems| invalid(&problems))?;

@@ -5,7 +5,7 @@ use super::topic::gap;
 use crate::Api;
 use crate::problem::{Code, Problem};
 use crate::telemetry::Telemetry;
-use crate::view::Event;
+use crate::view::{Event, LiveMessage};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -28,9 +28,8 @@ const MOST_MISSED: u32 = 500;
 /// Everything that happens, as server-sent events.
 #[utoipa::path(get, path = "/events", operation_id = "streamEvents", tag = "live",
     params(("Last-Event-ID" = Option<String>, Header, description = "Where to go on: the `id` of the last message that was seen.")),
-    responses((status = 200, content_type = "text/event-stream", body = String,
-               description = "Messages `metrics`, `event`, `job`, `health`, `log`, `gap`; see the description of this document."),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, content_type = "text/event-stream", body = LiveMessage,
+               description = "Messages `metrics`, `event`, `job`, `health`, `log`, `gap`.")))]
 pub(crate) async fn all(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
     open(&api, None, &headers).await
 }
@@ -38,10 +37,8 @@ pub(crate) async fn all(State(api): State<Api>, headers: HeaderMap) -> Result<Re
 /// What happens in one run, as server-sent events.
 #[utoipa::path(get, path = "/runs/{run}/events", operation_id = "streamRunEvents", tag = "live",
     params(("run" = String, Path), ("Last-Event-ID" = Option<String>, Header, description = "Where to go on: the `id` of the last message that was seen.")),
-    responses((status = 200, content_type = "text/event-stream", body = String,
-               description = "Messages `metrics`, `event`, `health`, `log`, `gap`; see the description of this document."),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 503, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, content_type = "text/event-stream", body = LiveMessage,
+               description = "Messages `metrics`, `event`, `health`, `log`, `gap`.")))]
 pub(crate) async fn run(State(api): State<Api>, Path(run): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let row = api.timed("run", api.store.run(&api.config.project, &run)).await?;
     open(&api, Some((row.name, row.id)), &headers).await

@@ -7,6 +7,7 @@ use fathom_spec::record::EventKind;
 use fathom_store::attempts::{AttemptRow, superseded};
 use fathom_store::events::{EventFilter, EventRow};
 use fathom_store::runs::RunRow;
+use std::collections::HashMap;
 
 /// Newest events that are looked at.
 const EVENTS: u32 = 200;
@@ -20,6 +21,23 @@ pub(super) async fn of(api: &Api, run: &RunRow) -> Result<Situation, Problem> {
     };
     let events = api.timed("events", api.store.events(run.job_id, &filter, None, EVENTS)).await?;
     Ok(situation(api.now(), run, &attempts, &events.items))
+}
+
+/// The situations of some runs now, by run, from their attempts.
+pub(crate) async fn of_all(
+    api: &Api,
+    runs: &[&RunRow],
+    attempts: &HashMap<i64, Vec<AttemptRow>>,
+) -> Result<HashMap<i64, Situation>, Problem> {
+    let ids: Vec<i64> = runs.iter().map(|run| run.id).collect();
+    let events = api.timed("events_of", api.store.events_of(&ids, EVENTS)).await?;
+    let now = api.now();
+    let of = |run: &&RunRow| {
+        let (attempts, events) = (attempts.get(&run.id), events.get(&run.id));
+        let situation = situation(now, run, attempts.map_or(&[], Vec::as_slice), events.map_or(&[], Vec::as_slice));
+        (run.id, situation)
+    };
+    Ok(runs.iter().map(of).collect())
 }
 
 fn situation(now: f64, run: &RunRow, attempts: &[AttemptRow], events: &[EventRow]) -> Situation {

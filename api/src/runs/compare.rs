@@ -7,7 +7,7 @@ use crate::Api;
 use crate::extract::Pairs;
 use crate::number::Number;
 use crate::problem::Problem;
-use crate::view::{ComparedField, ComparedMetric, Comparison, MetricBetter};
+use crate::view::{AnyJson, ComparedField, ComparedMetric, Comparison, MetricBetter};
 use axum::Json;
 use axum::extract::State;
 use fathom_store::codec::buckets::Bucket;
@@ -27,14 +27,13 @@ const MOST_RUNS: usize = 10;
 )]
 pub(crate) struct CompareQuery {
     /// Ids of runs, 2 to 10; repeated.
-    #[param(style = Form, explode = true)]
+    #[param(style = Form, explode = true, min_items = 2, max_items = 10)]
     run: Vec<String>,
 }
 
 /// Runs side by side: fields of their manifests that differ, newest and best values.
 #[utoipa::path(get, path = "/compare", operation_id = "compareRuns", tag = "runs", params(CompareQuery),
-    responses((status = 200, body = Comparison), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Comparison), (status = 404)))]
 pub(super) async fn compare(State(api): State<Api>, pairs: Pairs) -> Result<Json<Comparison>, Problem> {
     let names = pairs.all("run");
     if !(2..=MOST_RUNS).contains(&names.len()) {
@@ -113,7 +112,7 @@ fn differences(manifests: &[BTreeMap<String, Value>]) -> Vec<ComparedField> {
         path: path.clone(),
         values: manifests
             .iter()
-            .map(|manifest| manifest.get(path).cloned().unwrap_or(Value::Null))
+            .map(|manifest| AnyJson(manifest.get(path).cloned().unwrap_or(Value::Null)))
             .collect(),
     };
     let differs = |field: &ComparedField| field.values.windows(2).any(|pair| pair[0] != pair[1]);
@@ -155,11 +154,11 @@ mod tests {
             [
                 ComparedField {
                     path: "phases[x].name".into(),
-                    values: vec![Value::Null, json!("x")]
+                    values: vec![AnyJson(Value::Null), AnyJson(json!("x"))]
                 },
                 ComparedField {
                     path: "seed".into(),
-                    values: vec![json!(1), json!(2)]
+                    values: vec![AnyJson(json!(1)), AnyJson(json!(2))]
                 },
             ]
         );

@@ -14,7 +14,7 @@ const MOST_GENERATIONS: usize = 8;
 
 /// What is known about the data that a run read: statistics of its tokenizer and corpus.
 #[utoipa::path(get, path = "/runs/{run}/data", operation_id = "getRunData", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, body = RunData), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = RunData)))]
 pub(super) async fn data(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<RunData>, Problem> {
     let row = find(&api, &run).await?;
     let job = api.timed("job_by_id", api.store.job_by_id(row.job_id)).await?;

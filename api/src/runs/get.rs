@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 /// One run.
 #[utoipa::path(get, path = "/runs/{run}", operation_id = "getRun", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, body = Run), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Run)))]
 pub(super) async fn run(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
     view(&api, find(&api, &run).await?).await.map(Json)
 }
@@ -33,7 +33,7 @@ pub(super) async fn view(api: &Api, row: RunRow) -> Result<Run, Problem> {
 
 /// The processes that executed a run, in order.
 #[utoipa::path(get, path = "/runs/{run}/attempts", operation_id = "listRunAttempts", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, body = Items<Attempt>), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Items<Attempt>)))]
 pub(super) async fn attempts(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Items<Attempt>>, Problem> {
     let row = find(&api, &run).await?;
     let rows = api.timed("attempts", api.store.attempts(row.id)).await?;
@@ -43,7 +43,7 @@ pub(super) async fn attempts(State(api): State<Api>, Path(run): Path<String>) ->
 
 /// What a run measures.
 #[utoipa::path(get, path = "/runs/{run}/metrics", operation_id = "listRunMetrics", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, body = Items<Metric>), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Items<Metric>)))]
 pub(super) async fn metrics(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Items<Metric>>, Problem> {
     let row = find(&api, &run).await?;
     let catalogue = api.timed("catalogue", api.store.catalogue(row.id)).await?;
@@ -131,9 +131,7 @@ fn metric(series: SeriesRow, total: Total) -> Metric {
 
 /// What the workers of a run printed.
 #[utoipa::path(get, path = "/runs/{run}/logs", operation_id = "listRunLogs", tag = "runs", params(("run" = String, Path), LogQuery),
-    responses((status = 200, body = List<LogLine>), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 410, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = List<LogLine>)))]
 pub(super) async fn logs(
     State(api): State<Api>,
     Path(run): Path<String>,

@@ -1,6 +1,6 @@
 //! `GET /runs/{run}/matrices/{name}`, `/steps` and `/rows`.
 
-use super::find;
+use super::{find, step};
 use crate::Api;
 use crate::extract::Query;
 use crate::problem::Problem;
@@ -24,6 +24,7 @@ const DEFAULT_POINTS: u32 = 500;
 #[into_params(parameter_in = Query)]
 pub(crate) struct MatrixQuery {
     /// The step; the newest without.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     step: Option<u64>,
 }
 
@@ -32,10 +33,13 @@ pub(crate) struct MatrixQuery {
 #[into_params(parameter_in = Query)]
 pub(crate) struct StepsQuery {
     /// First step.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     from: Option<u64>,
     /// Last step.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     to: Option<u64>,
     /// Steps at most, 1 to 4,000.
+    #[param(minimum = 1, maximum = 4000)]
     limit: Option<u32>,
 }
 
@@ -44,10 +48,13 @@ pub(crate) struct StepsQuery {
 #[into_params(parameter_in = Query)]
 pub(crate) struct RowsQuery {
     /// First step.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     from: Option<u64>,
     /// Last step.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     to: Option<u64>,
     /// Buckets at most, 1 to 4,000.
+    #[param(minimum = 1, maximum = 4000)]
     points: Option<u32>,
     /// `maxViolation` (the default), `mean`, `max` or `min`.
     reduce: Option<String>,
@@ -56,17 +63,18 @@ pub(crate) struct RowsQuery {
 /// The matrix that covers a step.
 #[utoipa::path(get, path = "/runs/{run}/matrices/{name}", operation_id = "getMatrix", tag = "runs",
     params(("run" = String, Path), ("name" = String, Path), MatrixQuery),
-    responses((status = 200, body = MatrixView), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = MatrixView)))]
 pub(super) async fn matrix(
     State(api): State<Api>,
     Path((run, name)): Path<(String, String)>,
     Query(query): Query<MatrixQuery>,
 ) -> Result<Json<MatrixView>, Problem> {
+    let asked = step("step", query.step)?;
     let (row, series) = both(&api, &run, &name).await?;
-    let matrix = api.timed("matrix", api.store.matrix(row.id, &series, query.step)).await?;
+    let matrix = api.timed("matrix", api.store.matrix(row.id, &series, asked)).await?;
     Ok(Json(MatrixView {
         name,
-        step: query.step.unwrap_or(matrix.step),
+        step: asked.unwrap_or(matrix.step),
         first_step: matrix.first_step,
         last_step: matrix.step,
         exact: matrix.first_step == matrix.step,
@@ -80,8 +88,7 @@ pub(super) async fn matrix(
 /// The steps that have a matrix.
 #[utoipa::path(get, path = "/runs/{run}/matrices/{name}/steps", operation_id = "listMatrixSteps", tag = "runs",
     params(("run" = String, Path), ("name" = String, Path), StepsQuery),
-    responses((status = 200, body = MatrixSteps), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = MatrixSteps)))]
 pub(super) async fn steps(
     State(api): State<Api>,
     Path((run, name)): Path<(String, String)>,
@@ -107,8 +114,7 @@ pub(super) async fn steps(
 /// A statistic of each row over time: the map of layers and steps.
 #[utoipa::path(get, path = "/runs/{run}/matrices/{name}/rows", operation_id = "getMatrixRows", tag = "runs",
     params(("run" = String, Path), ("name" = String, Path), RowsQuery),
-    responses((status = 200, body = MatrixRows), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = MatrixRows)))]
 pub(super) async fn rows(
     State(api): State<Api>,
     Path((run, name)): Path<(String, String)>,
@@ -152,6 +158,7 @@ async fn both(api: &Api, run: &str, name: &str) -> Result<(RunRow, SeriesRow), P
 }
 
 fn range(run: &RunRow, from: Option<u64>, to: Option<u64>) -> Result<(u64, u64), Problem> {
+    let (from, to) = (step("from", from)?, step("to", to)?);
     let (from, to) = (from.unwrap_or(0), to.unwrap_or_else(|| run.last_step.unwrap_or(0).unsigned_abs()));
     if from > to {
         return Err(Problem::query("from", "expected a step that is not after `to`"));

@@ -31,6 +31,17 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(crate::live::all))
 }
 
+/// Beyond it a JSON number is not exact, and a column cannot hold it.
+const MOST_STEP: u64 = 1 << 53;
+
+/// A step that a query names.
+fn step(name: &str, asked: Option<u64>) -> Result<Option<u64>, Problem> {
+    match asked {
+        Some(step) if step > MOST_STEP => Err(Problem::query(name, format!("expected at most {MOST_STEP}"))),
+        other => Ok(other),
+    }
+}
+
 /// The row of a run.
 pub(crate) async fn find(api: &Api, name: &str) -> Result<RunRow, Problem> {
     api.timed("run", api.store.run(&api.config.project, name)).await

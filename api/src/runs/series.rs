@@ -1,6 +1,6 @@
 //! `GET /runs/{run}/series` and `POST /series:query`: curves, in no more buckets than the picture has pixels.
 
-use super::find;
+use super::{find, step};
 use crate::Api;
 use crate::etag::none_match;
 use crate::extract::{Json as Body, Pairs};
@@ -34,16 +34,19 @@ const MOST_RUNS: usize = 20;
 )]
 pub(crate) struct SeriesQuery {
     /// Names of metrics; may be repeated.
-    #[param(style = Form, explode = true)]
+    #[param(style = Form, explode = true, min_items = 1, max_items = 98)]
     metric: Vec<String>,
     /// The axis.
     #[param(inline, required = false)]
     x: Option<Axis>,
     /// First step.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     from: Option<u64>,
     /// Last step.
+    #[param(maximum = 9_007_199_254_740_992_u64)]
     to: Option<u64>,
     /// Buckets at most, 1 to 4,000.
+    #[param(minimum = 1, maximum = 4000)]
     points: Option<u32>,
     /// Everything that one attempt measured, superseded or not.
     attempt: Option<i32>,
@@ -54,17 +57,22 @@ pub(crate) struct SeriesQuery {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct SeriesRequest {
     /// Ids of runs.
+    #[schema(min_items = 1, max_items = 20)]
     runs: Vec<String>,
     /// Names of metrics.
+    #[schema(min_items = 1, max_items = 98)]
     metrics: Vec<String>,
     /// The axis.
     #[serde(default)]
     x: Axis,
     /// First step.
+    #[schema(maximum = 9_007_199_254_740_992_u64)]
     from: Option<u64>,
     /// Last step.
+    #[schema(maximum = 9_007_199_254_740_992_u64)]
     to: Option<u64>,
     /// Buckets at most, 1 to 4,000.
+    #[schema(minimum = 1, maximum = 4000)]
     points: Option<u32>,
 }
 
@@ -81,15 +89,13 @@ struct Wanted {
 /// Curves of a run in buckets that keep their extremes: no spike is lost. Metrics that the run does not have are empty.
 #[utoipa::path(get, path = "/runs/{run}/series", operation_id = "getSeries", tag = "runs",
     params(("run" = String, Path), SeriesQuery, ("If-None-Match" = Option<String>, Header)),
-    responses((status = 200, body = Series), (status = 304, description = "The client has it."),
-              (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Series), (status = 304, description = "The client has it.")))]
 pub(super) async fn series(State(api): State<Api>, Path(run): Path<String>, pairs: Pairs, headers: HeaderMap) -> Result<Response, Problem> {
     let wanted = Wanted {
         metrics: pairs.all("metric"),
         axis: pairs.one("x")?.unwrap_or_default(),
-        from: pairs.one("from")?,
-        to: pairs.one("to")?,
+        from: step("from", pairs.one("from")?)?,
+        to: step("to", pairs.one("to")?)?,
         points: points(&api, pairs.one("points")?)?,
         attempt: pairs.one("attempt")?,
     };
@@ -102,9 +108,8 @@ pub(super) async fn series(State(api): State<Api>, Path(run): Path<String>, pair
 
 /// Curves of several runs.
 #[utoipa::path(post, path = "/series:query", operation_id = "querySeries", tag = "runs", request_body = SeriesRequest,
-    responses((status = 200, body = Items<SeriesOfRun>), (status = 400, body = Problem, content_type = "application/problem+json"),
-              (status = 404, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Items<SeriesOfRun>), (status = 404),
+              (status = 422)))]
 pub(super) async fn query(State(api): State<Api>, Body(request): Body<SeriesRequest>) -> Result<Json<Items<SeriesOfRun>>, Problem> {
     let SeriesRequest {
         runs,
@@ -188,7 +193,7 @@ async fn read(api: &Api, run: &RunRow, wanted: &Wanted) -> Result<Series, Proble
         series: wanted
             .metrics
             .iter()
-            .map(|name| columns(name, buckets(name), axis.as_ref()))
+            .map(|name| columns(name, buckets(name), axis.as_ref(), window.bucket_bits == 0))
             .collect(),
         // Whatever else has a state may still go back to a checkpoint and make steps again.
         complete: run.state == "succeeded",
@@ -228,23 +233,41 @@ fn axis_values<'a>(axis: Axis, run: &RunRow, buckets: impl Fn(&str) -> &'a [Buck
     Some(buckets(name).iter().map(|bucket| (bucket.index, bucket.last * factor)).collect())
 }
 
-fn columns(name: &str, buckets: &[Bucket], axis: Option<&BTreeMap<u64, f64>>) -> SeriesColumns {
+fn columns(name: &str, buckets: &[Bucket], axis: Option<&BTreeMap<u64, f64>>, raw: bool) -> SeriesColumns {
     let place = |bucket: &Bucket| match axis {
         None => bucket.last_step as f64,
         Some(axis) => axis.get(&bucket.index).copied().unwrap_or(f64::NAN),
     };
+    // Points are as they were measured. Summaries are kept with this many digits, and outwards so that no extreme is inside the true one.
+    let kept = |value: f64, round: fn(f64) -> f64| if raw { value } else { significant(value, round) };
     let numbers = |value: &dyn Fn(&Bucket) -> f64| buckets.iter().map(|bucket| Number(value(bucket))).collect();
     SeriesColumns {
         metric: name.to_owned(),
         x: numbers(&place),
         step: buckets.iter().map(|bucket| bucket.last_step).collect(),
-        min: numbers(&|bucket| bucket.min),
-        max: numbers(&|bucket| bucket.max),
-        last: numbers(&|bucket| bucket.last),
-        mean: numbers(&|bucket| bucket.mean),
+        min: numbers(&|bucket| kept(bucket.min, f64::floor)),
+        max: numbers(&|bucket| kept(bucket.max, f64::ceil)),
+        last: numbers(&|bucket| kept(bucket.last, f64::round)),
+        mean: numbers(&|bucket| kept(bucket.mean, f64::round)),
         n: buckets.iter().map(|bucket| bucket.count).collect(),
         non_finite: buckets.iter().map(|bucket| bucket.non_finite).collect(),
     }
+}
+
+/// The value with seven digits, about what an `f32` holds.
+fn significant(value: f64, round: fn(f64) -> f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let places = 6 - value.abs().log10().floor() as i32;
+    let scale = 10f64.powi(places.abs());
+    let rounded = if places < 0 {
+        round(value / scale) * scale
+    } else {
+        round(value * scale) / scale
+    };
+    // Beyond the range of powers of ten nothing is gained.
+    if rounded.is_finite() { rounded } else { value }
 }
 
 /// JSON that a browser may keep: for a while if it cannot change, otherwise until it asks whether it has.
@@ -274,12 +297,31 @@ mod tests {
     fn buckets_become_columns() {
         let mut bucket = Bucket::of(4, 2.0, 1);
         bucket.merge(&Bucket::of(5, f64::NAN, 1));
-        let plain = columns("loss", &[bucket], None);
+        let plain = columns("loss", &[bucket], None, false);
         assert_eq!((plain.x[0].0, plain.step[0], plain.n[0], plain.non_finite[0]), (5.0, 5, 2, 1));
         assert!(plain.last[0].0.is_nan());
         let axis = BTreeMap::from([(2, 640.0)]);
-        assert_eq!(columns("loss", &[bucket], Some(&axis)).x[0].0, 640.0);
-        assert!(columns("loss", &[bucket], Some(&BTreeMap::new())).x[0].0.is_nan());
+        assert_eq!(columns("loss", &[bucket], Some(&axis), false).x[0].0, 640.0);
+        assert!(columns("loss", &[bucket], Some(&BTreeMap::new()), false).x[0].0.is_nan());
+    }
+
+    #[test]
+    fn summaries_are_short_and_contain_the_extremes() {
+        let mut bucket = Bucket::of(4, f64::from(2.936_456_2_f32), 1);
+        bucket.merge(&Bucket::of(5, -1.234_567_89e-5, 1));
+        let short = columns("loss", &[bucket], None, false);
+        assert_eq!(serde_json::to_string(&short.max).unwrap(), "[2.936457]");
+        assert_eq!((short.min[0].0, short.last[0].0), (-1.234_568e-5, -1.234_568e-5));
+        assert_eq!(columns("loss", &[bucket], None, true).max[0].0, bucket.max, "points are exact");
+        for value in [1e300, -1e300, 1e-300, f64::MIN_POSITIVE, f64::MAX, 123_456_789.0, 0.0] {
+            let near = |rounded: f64| rounded == value || (rounded / value - 1.0).abs() < 1.1e-6;
+            assert!(
+                near(significant(value, f64::floor)) && near(significant(value, f64::ceil)),
+                "{value}"
+            );
+        }
+        assert_eq!(significant(123_456_789.0, f64::ceil), 123_456_800.0);
+        assert!(significant(f64::NAN, f64::round).is_nan());
     }
 
     #[test]

@@ -43,10 +43,13 @@ pub(super) struct Token {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct NewToken {
     /// Name, 1 to 100 characters.
+    #[schema(min_length = 1, max_length = 100)]
     name: String,
     /// What it allows.
+    #[schema(min_items = 1)]
     scopes: Vec<Scope>,
     /// Days until it expires, 1 to 366.
+    #[schema(minimum = 1, maximum = 366)]
     expires_in_days: u32,
 }
 
@@ -63,8 +66,8 @@ pub(super) async fn list(State(api): State<Api>) -> Result<axum::Json<List<Token
 /// Makes a token. Its secret is in this answer only.
 #[utoipa::path(post, path = "/tokens", operation_id = "createToken", tag = "service", request_body = NewToken,
     responses((status = 201, body = Token, headers(("Location" = String))),
-              (status = 409, body = Problem, content_type = "application/problem+json"),
-              (status = 422, body = Problem, content_type = "application/problem+json")))]
+              (status = 409),
+              (status = 422)))]
 pub(super) async fn create(State(api): State<Api>, Json(new): Json<NewToken>) -> Result<Response, Problem> {
     let token = make(&api, new).await?;
     let location = format!("/api/v1/tokens/{}", token.id);
@@ -122,7 +125,7 @@ async fn make(api: &Api, new: NewToken) -> Result<Token, Problem> {
 
 /// Ends a token.
 #[utoipa::path(delete, path = "/tokens/{id}", operation_id = "deleteToken", tag = "service", params(("id" = i64, Path)),
-    responses((status = 204, description = "It is gone."), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let number = id.parse().map_err(|_| Problem::not_found("token", &id))?;
     api.timed("delete_token", api.store.delete_token(number)).await?;

@@ -132,6 +132,10 @@ pub struct Reason {
     pub page: ReasonPage,
     /// The metric to look at.
     pub metric: Option<String>,
+    /// MoE layer, from 0.
+    pub layer: Option<u32>,
+    /// Expert within the layer, from 0.
+    pub expert: Option<u32>,
 }
 
 /// Kinds of next actions.

@@ -3,8 +3,11 @@
 mod event;
 mod health;
 mod job;
+mod json;
 mod lineage;
+mod live;
 mod log;
+mod record;
 mod run;
 pub(crate) mod series;
 
@@ -14,8 +17,11 @@ pub use job::{
     Action, ArtifactReport, Generation, GenerationMark, Job, JobState, Phase, PhaseReport, PhaseStateWord, RunReport, StatusReport,
     allowed_actions,
 };
+pub use json::AnyJson;
 pub use lineage::{Checkpoint, CheckpointState, Lineage, LineageEdge, LineageNode, LineageNodeKind, Parent, RunData, RunDataItem};
+pub use live::{GapMessage, HealthMessage, JobMessage, JobMessageState, LiveMessage, LogMessage, MetricsMessage};
 pub use log::{LogLevel, LogLine};
+pub use record::{LifecycleEvent, LifecycleEventKind, Progress, Record, RecordBody, StepMatrix, StepMetrics};
 pub use run::{Attempt, AttemptOutcome, Metric, MetricBetter, MetricKind, Run, Superseded};
 pub use series::{
     Axis, ComparedField, ComparedMetric, Comparison, MatrixRows, MatrixStep, MatrixSteps, MatrixView, Series, SeriesColumns, SeriesOfRun,

@@ -1,5 +1,6 @@
 //! Series and matrices.
 
+use super::AnyJson;
 use crate::number::Number;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -154,9 +155,8 @@ pub struct MatrixRows {
 pub struct ComparedField {
     /// Path of the field.
     pub path: String,
-    /// Its value in each run; none where it is absent.
-    #[schema(value_type = Vec<Object>)]
-    pub values: Vec<serde_json::Value>,
+    /// Its value in each run; null where it is absent.
+    pub values: Vec<AnyJson>,
 }
 
 /// A metric side by side.

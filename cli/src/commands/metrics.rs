@@ -1,14 +1,16 @@
 //! `fathom metrics`: what the phases of a job measured, every step exactly once.
 
 use crate::args::Context;
+use crate::connect::{self, Connection, printable, segment};
 use crate::export::{ExportFormat, number};
 use crate::failure::{Exit, Failure, Result};
-use crate::output::{self, Align, OutputArgs, Table};
+use crate::output::{self, Align, Format, OutputArgs, Table};
 use crate::runner::directory::RunDirectory;
 use crate::runner::status;
-use crate::series::Series;
+use crate::series::{self, Series, Wanted};
 use fathom_spec::state::PhaseState;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -91,43 +93,33 @@ pub fn run(args: &Args, context: &Context) -> Result {
     }
 }
 
-/// A metric of a run.
-#[derive(Debug, Serialize)]
+/// A metric of a run, in the words of REST.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metric {
     name: String,
-    kind: &'static str,
-    points: usize,
+    kind: String,
+    /// Rows and columns of a matrix.
+    shape: Option<[usize; 2]>,
+    points: u64,
     first_step: u64,
     last_step: u64,
-    /// The newest value; of a matrix, its shape.
-    last: String,
+    /// The newest value of a scalar.
+    last: Option<Value>,
 }
 
 fn ls(args: &LsArgs, context: &Context) -> Result {
-    let series = read(&args.run, context)?;
-    let mut metrics: BTreeMap<(&'static str, &str), Metric> = BTreeMap::new();
-    for (step, row) in series.rows() {
-        let scalars = row.scalars.iter().map(|(name, &value)| ("scalar", name, number(value)));
-        let matrices = row
-            .matrices
-            .iter()
-            .map(|(name, matrix)| ("matrix", name, format!("{} x {}", matrix.rows, matrix.columns)));
-        for (kind, name, last) in scalars.chain(matrices) {
-            let metric = metrics.entry((kind, name)).or_insert_with(|| Metric {
-                name: name.clone(),
-                kind,
-                points: 0,
-                first_step: step,
-                last_step: step,
-                last: String::new(),
-            });
-            metric.points += 1;
-            metric.last_step = step;
-            metric.last = last;
+    let metrics = match remote(&args.run, context)? {
+        Some((connection, run)) => {
+            let listed = connection.get(&format!("/api/v1/runs/{}/metrics", segment(&run)))?;
+            if args.output.output != Format::Table {
+                return output::print(args.output.output, &listed["items"], ToString::to_string);
+            }
+            let broken = |error: serde_json::Error| Failure::new(Exit::Failed, "the server's metrics cannot be read").caused_by(&error);
+            Vec::<Metric>::deserialize(&listed["items"]).map_err(broken)?
         }
-    }
-    let metrics: Vec<Metric> = metrics.into_values().collect();
+        None => measured(&local(&args.run, context)?),
+    };
     output::print(args.output.output, &metrics, |metrics| {
         let mut table = Table::new([
             ("METRIC", Align::Left),
@@ -139,6 +131,7 @@ fn ls(args: &LsArgs, context: &Context) -> Result {
         for Metric {
             name,
             kind,
+            shape,
             points,
             first_step,
             last_step,
@@ -146,10 +139,44 @@ fn ls(args: &LsArgs, context: &Context) -> Result {
         } in metrics
         {
             let steps = format!("{first_step}..{last_step}");
-            table.row([name.clone(), (*kind).to_owned(), points.to_string(), steps, last.clone()]);
+            let last = match (shape, last.as_ref().and_then(connect::number)) {
+                (Some([rows, columns]), _) => format!("{rows} x {columns}"),
+                (None, value) => value.map(number).unwrap_or_default(),
+            };
+            table.row([printable(name).into_owned(), kind.clone(), points.to_string(), steps, last]);
         }
         table.to_string()
     })
+}
+
+/// The metrics of a spool.
+fn measured(series: &Series) -> Vec<Metric> {
+    let mut metrics: BTreeMap<(&str, &'static str), Metric> = BTreeMap::new();
+    for (step, row) in series.rows() {
+        let scalars = row
+            .scalars
+            .iter()
+            .map(|(name, &value)| ("scalar", name, None, Some(crate::export::json_number(value))));
+        let matrices = row
+            .matrices
+            .iter()
+            .map(|(name, matrix)| ("matrix", name, Some([matrix.rows, matrix.columns]), None));
+        for (kind, name, shape, last) in scalars.chain(matrices) {
+            let metric = metrics.entry((name, kind)).or_insert_with(|| Metric {
+                name: name.clone(),
+                kind: kind.to_owned(),
+                shape,
+                points: 0,
+                first_step: step,
+                last_step: step,
+                last: None,
+            });
+            metric.points += 1;
+            metric.last_step = step;
+            (metric.shape, metric.last) = (shape, last);
+        }
+    }
+    metrics.into_values().collect()
 }
 
 /// A point of a scalar.
@@ -157,12 +184,12 @@ fn ls(args: &LsArgs, context: &Context) -> Result {
 struct Point {
     step: u64,
     tokens: u64,
-    value: serde_json::Value,
+    value: Value,
 }
 
 fn get(args: &GetArgs, context: &Context) -> Result {
-    let series = read(&args.run, context)?;
     let name = args.metric.as_str();
+    let series = read(&args.run, Wanted::Scalar(name), context)?;
     if series.matrix_names().contains(name) {
         return Err(Failure::new(Exit::Usage, format!("`{name}` is a matrix"))
             .help(format!("write its elements with `fathom metrics export --matrix {name}`")));
@@ -191,7 +218,8 @@ fn get(args: &GetArgs, context: &Context) -> Result {
 }
 
 fn export(args: &ExportArgs, context: &Context) -> Result {
-    let series = read(&args.run, context)?;
+    let wanted = args.matrix.as_deref().map_or(Wanted::Scalars, Wanted::Matrix);
+    let series = read(&args.run, wanted, context)?;
     let columns = match &args.matrix {
         None => series.scalars(),
         Some(name) if series.matrix_names().contains(name.as_str()) => series.matrix(name),
@@ -222,8 +250,28 @@ fn export(args: &ExportArgs, context: &Context) -> Result {
     }
 }
 
-/// The metrics of the run that the user names.
-fn read(args: &RunArgs, context: &Context) -> Result<Series> {
+/// What is wanted of the run that the user names.
+fn read(args: &RunArgs, wanted: Wanted<'_>, context: &Context) -> Result<Series> {
+    match remote(args, context)? {
+        Some((connection, run)) => series::fetch(&connection, &run, wanted),
+        None => local(args, context),
+    }
+}
+
+/// The server that `FATHOM_SERVER` names, and the run that the user names; nothing if it names none. The spools of the local directory are
+/// read without a server: they are there even if its history is not.
+fn remote(args: &RunArgs, context: &Context) -> Result<Option<(Connection, String)>> {
+    if !connect::is_named() {
+        return Ok(None);
+    }
+    let connection = Connection::open(&context.directory)?;
+    let job = connection.job(args.job.as_deref())?;
+    let run = connection.run_of(&job, args.phase.as_deref())?;
+    Ok(Some((connection, run)))
+}
+
+/// The metrics of a run of the local directory.
+fn local(args: &RunArgs, context: &Context) -> Result<Series> {
     let job = context.directory.choose_job(args.job.as_deref())?;
     let directory = context.directory.job(&job);
     let status = status::read(&directory.status())?

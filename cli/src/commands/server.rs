@@ -79,7 +79,7 @@ struct CreateArgs {
 
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> Result {
-    start_log();
+    context.terminal.start_log();
     let database = database()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start the server").caused_by(&error))?;
@@ -201,16 +201,6 @@ fn hexadecimal(text: &str) -> Option<[u8; SEED]> {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Some(seed)
-}
-
-/// Log lines go to standard error; `FATHOM_LOG` chooses them.
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FATHOM_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // A second subscriber in one process is refused, which is fine.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
 }
 
 /// A server without anything that runs jobs.

@@ -5,10 +5,17 @@ use crate::failure::{Exit, Failure, Result};
 use crate::local::endpoint::Endpoint;
 use crate::local::serve::{Settings, serve};
 use crate::output::{self, Format, OutputArgs};
+use crate::runner::directory::Directory;
 use serde::Serialize;
 use std::io::{IsTerminal, Read};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long the server of another command is waited for: most commands end within a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before it is looked at again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -22,6 +29,9 @@ pub struct Args {
     /// End when standard input ends: the starter is gone
     #[arg(long, hide = true)]
     until_eof: bool,
+    /// Answer questions only: leave jobs that wait where they are
+    #[arg(long, hide = true)]
+    no_queue: bool,
     /// URL of a PostgreSQL server for the history, instead of the embedded database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, hide = true)]
     database_url: Option<String>,
@@ -41,24 +51,48 @@ struct Link {
 
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> Result {
-    start_log();
-    if let Some(endpoint) = Endpoint::of(&context.directory) {
+    context.terminal.start_log();
+    if let Some(endpoint) = existing(&context.directory, args.no_queue)? {
         return show(&endpoint, args);
     }
     let settings = Settings {
         directory: context.directory.clone(),
         port: args.port,
         secret: None,
+        queue: !args.no_queue,
         database: args.database_url.clone(),
     };
     let until_eof = args.until_eof;
     match serve(settings, |endpoint| show(endpoint, args), stopped(until_eof))? {
         Some(()) => Ok(()),
         // Another server was faster.
-        None => match Endpoint::of(&context.directory) {
+        None => match existing(&context.directory, args.no_queue)? {
             Some(endpoint) => show(&endpoint, args),
             None => Err(Failure::new(Exit::Conflict, "another server is starting or ending in this directory").help("try again")),
         },
+    }
+}
+
+/// The server that a directory has already. One that a command started for itself ends with the command: unless `any` will
+/// do, it is waited for.
+fn existing(directory: &Directory, any: bool) -> Result<Option<Endpoint>> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match Endpoint::of(directory) {
+            Some(endpoint) if endpoint.private && !any => {
+                if Instant::now() > end {
+                    let what = format!("a command holds the history of {} open", directory.root().display());
+                    return Err(Failure::new(Exit::Conflict, what)
+                        .cause(format!(
+                            "process {} serves it, perhaps for `fathom top` or `fathom logs -f`",
+                            endpoint.pid
+                        ))
+                        .help("end that command and try again"));
+                }
+                std::thread::sleep(PAUSE);
+            }
+            found => return Ok(found),
+        }
     }
 }
 
@@ -118,14 +152,4 @@ async fn stopped(until_eof: bool) {
         _ = terminate.recv() => {}
         _ = eof => {}
     }
-}
-
-/// Log lines go to standard error; `FATHOM_LOG` chooses them.
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FATHOM_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // A second subscriber in one process is refused, which is fine.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
 }

@@ -55,8 +55,10 @@ fn supervise(directory: &Directory, terminal: Terminal, stop: &Arc<AtomicBool>) 
     let mut pause = FIRST_PAUSE;
     while !stop.load(Ordering::Relaxed) {
         if let Some(endpoint) = Endpoint::of(directory) {
-            // `fathom ui` has it, or another run's server that is about to end.
-            announce(&announced, &endpoint.link(), terminal);
+            // `fathom ui` has it, or another run's server that is about to end; that of a command ends with it.
+            if !endpoint.private {
+                announce(&announced, &endpoint.link(), terminal);
+            }
             sleep(Duration::from_secs(1), stop);
             continue;
         }

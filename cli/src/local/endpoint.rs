@@ -20,6 +20,9 @@ pub struct Endpoint {
     pub secret: String,
     /// Its process.
     pub pid: u32,
+    /// Whether a command started it for itself alone: it runs no jobs and ends with the command.
+    #[serde(default)]
+    pub private: bool,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -131,6 +134,7 @@ mod tests {
             address: "http://127.0.0.1:1".into(),
             secret: new_secret().unwrap(),
             pid: 1,
+            private: false,
         };
         endpoint.write(&directory).unwrap();
         assert_eq!(Endpoint::of(&directory).as_ref(), Some(&endpoint));

@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 pub const DEFAULT_PORT: u16 = 7316;
 /// How often the local directory is looked at for something to send.
 const SHIP_INTERVAL: Duration = Duration::from_millis(250);
-/// Pause after the server refused or was away.
-const SHIP_PAUSE: Duration = Duration::from_secs(1);
+/// First pause after the server refused or was away, doubled each time up to the longest.
+const SHIP_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_SHIP_PAUSE: Duration = Duration::from_secs(8);
 /// How long the link may wait for the history to be up to date.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long what is left may take to send at the end.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub port: Option<u16>,
     /// Secret; a new one if there is none.
     pub secret: Option<String>,
+    /// Whether it runs the jobs that wait. A server without the queue only answers the command that started it.
+    pub queue: bool,
     /// URL of a database server; the embedded one without.
     pub database: Option<String>,
 }
@@ -47,9 +50,11 @@ pub fn serve(
     ready: impl FnOnce(&Endpoint) -> Result + Send,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Option<()>> {
-    let Some(_lock) = ServerLock::acquire(&settings.directory)? else {
+    let Some(lock) = ServerLock::acquire(&settings.directory)? else {
         return Ok(None);
     };
+    // Held until the process ends: so long it may hold the embedded database, whatever became of the server.
+    std::mem::forget(lock);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
@@ -66,6 +71,7 @@ async fn run(settings: Settings, ready: impl FnOnce(&Endpoint) -> Result, stop: 
         directory,
         port,
         secret,
+        queue,
         database,
     } = settings;
     let listener = bind(port).await?;
@@ -88,18 +94,19 @@ async fn run(settings: Settings, ready: impl FnOnce(&Endpoint) -> Result, stop: 
         address: format!("http://{address}"),
         secret,
         pid: std::process::id(),
+        private: !queue,
     };
     endpoint.write(&directory)?;
     let stopping = Arc::new(AtomicBool::new(false));
     let (shipping, caught_up) = spawn_shipper(&directory, &endpoint, &stopping)?;
-    let queue = spawn_queue(&directory, &stopping)?;
+    let queue = if queue { Some(spawn_queue(&directory, &stopping)?) } else { None };
     // A large directory catches up while it is looked at.
     let _ = tokio::time::timeout(CATCH_UP, caught_up).await;
     ready(&endpoint)?;
     stop.await;
     stopping.store(true, Ordering::Relaxed);
     // The queue's run stops first, then what it still reported is sent, then the server ends.
-    let joined = tokio::task::spawn_blocking(move || (queue.join(), shipping.join())).await;
+    let joined = tokio::task::spawn_blocking(move || (queue.map_or(Ok(()), std::thread::JoinHandle::join), shipping.join())).await;
     drop(finish);
     let served = server.await;
     store.close().await;
@@ -184,12 +191,19 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::thread
 /// Sends what there is until everything is sent after `stopping` was set, or that takes too long.
 fn ship(shipper: &mut Shipper, stopping: &AtomicBool, mut caught_up: Option<oneshot::Sender<()>>) {
     let mut last_words = Vec::new();
+    let mut last_reason = String::new();
+    let mut waiting = SHIP_PAUSE;
     let mut end = None;
     loop {
         // Read before the pass: what was there when stopping began is sent.
         let stop = stopping.load(Ordering::Relaxed);
         let mut stuck = Vec::new();
-        let pause = match shipper.pass(&mut stuck) {
+        let passed = shipper.pass(&mut stuck);
+        if passed.is_ok() {
+            waiting = SHIP_PAUSE;
+            last_reason.clear();
+        }
+        let pause = match passed {
             Ok(true) => Duration::ZERO,
             Ok(false) if stop => return,
             Ok(false) => {
@@ -200,8 +214,13 @@ fn ship(shipper: &mut Shipper, stopping: &AtomicBool, mut caught_up: Option<ones
                 SHIP_INTERVAL
             }
             Err(reason) => {
-                tracing::warn!(reason, "reports wait to be sent");
-                SHIP_PAUSE
+                if reason != last_reason {
+                    tracing::warn!(reason, "reports wait to be sent");
+                    last_reason = reason;
+                }
+                let pause = waiting;
+                waiting = (waiting * 2).min(LONGEST_SHIP_PAUSE);
+                pause
             }
         };
         if stuck != last_words {
@@ -211,6 +230,10 @@ fn ship(shipper: &mut Shipper, stopping: &AtomicBool, mut caught_up: Option<ones
         if stop && Instant::now() > *end.get_or_insert_with(|| Instant::now() + DRAIN) {
             return;
         }
-        std::thread::sleep(pause);
+        // A long pause must not keep the server from its end.
+        let until = Instant::now() + pause;
+        while Instant::now() < until && stopping.load(Ordering::Relaxed) == stop {
+            std::thread::sleep(SHIP_INTERVAL.min(until.saturating_duration_since(Instant::now())));
+        }
     }
 }

@@ -134,6 +134,7 @@ impl Execution<'_> {
                 key: self.run.assignment.key.clone(),
                 attempt,
                 checkpoint: self.follow.tracker.checkpoint().unwrap_or(0),
+                started: self.follow.tracker.started(),
             },
         })
     }

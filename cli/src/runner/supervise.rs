@@ -209,6 +209,7 @@ mod tests {
             key: "k".into(),
             attempt,
             since: NOW,
+            started: Some(NOW),
             restarts,
             checkpoint: 10,
         }

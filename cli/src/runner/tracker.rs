@@ -15,6 +15,8 @@ const WINDOW_SAMPLES: usize = 256;
 /// Where a phase is.
 #[derive(Clone, Debug, Default)]
 pub struct Tracker {
+    /// When the first attempt reported its start.
+    started: Option<f64>,
     progress: Option<Progress>,
     window: VecDeque<(f64, u64)>,
     step: Option<u64>,
@@ -46,6 +48,7 @@ impl Tracker {
             }
             Body::Event(event) => {
                 self.event(event);
+                self.started = self.started.or(Some(record.time));
                 Some(event)
             }
         }
@@ -80,6 +83,7 @@ impl Tracker {
             EventKind::AttemptStarted => {
                 let keep = (self.checkpoint, self.loss);
                 *self = Self {
+                    started: self.started,
                     resumed_after: event.step,
                     checkpoint: keep.0,
                     loss: keep.1,
@@ -98,6 +102,11 @@ impl Tracker {
             | EventKind::AttemptStopped
             | EventKind::PhaseCompleted => {}
         }
+    }
+
+    /// When the first attempt reported its start, in seconds since the Unix epoch.
+    pub fn started(&self) -> Option<f64> {
+        self.started
     }
 
     /// What the phase is doing, if it has said so.

@@ -1,6 +1,7 @@
 //! Sends one job: its state and phases, the runs that belong to it, the artifacts that it made or found.
 
 use super::Broken;
+use super::paths::{self, Paths};
 use super::run::RunShipper;
 use crate::client::Client;
 use crate::clock;
@@ -28,6 +29,7 @@ pub(super) struct JobShipper {
     name: String,
     directory: Directory,
     files: JobDirectory,
+    paths: Paths,
     /// What was sent last.
     sent: Option<Value>,
     manifest: Option<(String, ValidatedJob)>,
@@ -39,6 +41,7 @@ impl JobShipper {
     pub(super) fn new(directory: &Directory, name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            paths: Paths::new(directory, name),
             files: directory.job(name),
             directory: directory.clone(),
             sent: None,
@@ -99,12 +102,13 @@ impl JobShipper {
             (false, true) => ("queued", None),
             _ => state(status, running, wish::read(&self.files)?),
         };
+        let message = message.map(|message| self.paths.relative(&message));
         let mut phases = Vec::new();
         let mut runs = Vec::new();
         let mut artifacts = Vec::new();
         for phase in &status.phases {
             let artifact = self.artifact(&storage, phase);
-            phases.push(view(&self.name, phase, running, artifact.as_ref()));
+            phases.push(view(&self.name, phase, running, artifact.as_ref(), &self.paths));
             artifacts.extend(artifact);
             let Some(key) = key(&phase.state) else { continue };
             let directory = self.files.run(&phase.name, key);
@@ -120,7 +124,9 @@ impl JobShipper {
                 "state": word(&phase.state, running),
                 "flopsPerToken": flops(&job, &phase.name),
             }));
-            self.runs.entry(name.clone()).or_insert_with(|| RunShipper::new(name, directory));
+            self.runs
+                .entry(name.clone())
+                .or_insert_with(|| RunShipper::new(name, directory, self.paths.clone()));
         }
         Ok(json!({
             "uid": uid(&self.name),
@@ -155,7 +161,7 @@ impl JobShipper {
             "step": artifact.step,
             "bytes": artifact.files.values().map(|file| file.bytes).sum::<u64>(),
             "files": artifact.files.len(),
-            "path": storage.path(kind, key).display().to_string(),
+            "path": paths::absolute(&storage.path(kind, key)),
             "lineage": artifact.lineage.iter().map(|(&kind, key)| (kind_name(kind).to_owned(), json!(key))).collect::<Map<_, _>>(),
             "statistics": artifact.statistics,
         });
@@ -188,7 +194,7 @@ fn word(state: &PhaseState, running: bool) -> &'static str {
     }
 }
 
-fn view(job: &str, phase: &PhaseStatus, running: bool, artifact: Option<&Value>) -> Value {
+fn view(job: &str, phase: &PhaseStatus, running: bool, artifact: Option<&Value>, paths: &Paths) -> Value {
     let mut view = json!({
         "name": phase.name,
         "kind": phase.kind.name(),
@@ -196,6 +202,7 @@ fn view(job: &str, phase: &PhaseStatus, running: bool, artifact: Option<&Value>)
         "restarts": 0,
     });
     let mut set = |name: &str, value: Value| view[name] = value;
+    set("startedAt", json!(phase.state.started().map(clock::rfc3339_fine)));
     if let Some(key) = key(&phase.state) {
         set("key", json!(key));
         set("run", json!(run_name(job, &phase.name, key)));
@@ -205,36 +212,46 @@ fn view(job: &str, phase: &PhaseStatus, running: bool, artifact: Option<&Value>)
         PhaseState::Running {
             attempt,
             since,
+            started: _,
             restarts,
             checkpoint,
             key: _,
         } => {
             set("attempt", json!(attempt));
-            set("startedAt", json!(clock::rfc3339(*since)));
+            set("startedAt", json!(clock::rfc3339_fine(phase.state.started().unwrap_or(*since))));
             set("restarts", json!(restarts));
             set("checkpointStep", json!(checkpoint));
         }
         PhaseState::Stopped {
             attempt,
             checkpoint,
+            started: _,
             key: _,
         } => {
             set("attempt", json!(attempt));
             set("checkpointStep", json!(checkpoint));
         }
-        PhaseState::Succeeded { attempts, at, key: _ } => {
+        PhaseState::Succeeded {
+            attempts,
+            started: _,
+            at,
+            key: _,
+        } => {
             set("attempt", json!(attempts));
-            set("finishedAt", json!(clock::rfc3339(*at)));
+            set("finishedAt", json!(clock::rfc3339_fine(*at)));
         }
         PhaseState::Failed {
             attempt,
             checkpoint,
             failure,
+            started: _,
+            at,
             key: _,
         } => {
             set("attempt", json!(attempt));
             set("checkpointStep", json!(checkpoint));
-            set("message", json!(failure.message));
+            set("message", json!(paths.relative(&failure.message)));
+            set("finishedAt", json!(at.map(clock::rfc3339_fine)));
         }
     }
     if let (Some(artifact), Some(kind)) = (artifact, phase.kind.produces()) {

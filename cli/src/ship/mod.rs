@@ -2,6 +2,7 @@
 //! server that is away for an hour finds everything when it comes back, and the server takes each record once however often it is sent.
 
 mod job;
+mod paths;
 mod run;
 
 use crate::client::{Client, Refusal};

@@ -1,6 +1,7 @@
 //! Sends one run: the records of its spool, what its workers printed, and which checkpoints it has.
 
 use super::Broken;
+use super::paths::{self, Paths};
 use crate::client::{Client, Refusal};
 use crate::clock;
 use crate::failure::Failure;
@@ -39,6 +40,7 @@ struct Shipped {
 pub(super) struct RunShipper {
     name: String,
     directory: RunDirectory,
+    paths: Paths,
     shipped: Shipped,
     reader: SpoolReader,
     /// Whether checkpoints may differ from what the server knows.
@@ -48,7 +50,7 @@ pub(super) struct RunShipper {
 }
 
 impl RunShipper {
-    pub(super) fn new(name: String, directory: RunDirectory) -> Self {
+    pub(super) fn new(name: String, directory: RunDirectory, paths: Paths) -> Self {
         let path = cursor_file(&directory);
         let shipped: Shipped = std::fs::read(path)
             .ok()
@@ -58,6 +60,7 @@ impl RunShipper {
             name,
             reader: SpoolReader::new(&directory.spool(), shipped.spool),
             directory,
+            paths,
             shipped,
             checkpoints: true,
             confirmed: false,
@@ -108,10 +111,18 @@ impl RunShipper {
         };
         let more = entries.len() == MAX_RECORDS;
         // Damaged lines were records of steps that are made again.
-        let records = entries.into_iter().filter_map(|entry| match entry {
-            Entry::Record(record) => Some(record),
-            Entry::Damaged(_) => None,
-        });
+        let mut records: Vec<Record> = entries
+            .into_iter()
+            .filter_map(|entry| match entry {
+                Entry::Record(record) => Some(record),
+                Entry::Damaged(_) => None,
+            })
+            .collect();
+        for record in &mut records {
+            if let Body::Event(event) = &mut record.body {
+                event.message = self.paths.relative(&event.message);
+            }
+        }
         let mut request = Request::default();
         for record in records {
             if !request.takes(&record) {
@@ -230,7 +241,7 @@ impl RunShipper {
                     "tokens": checkpoint.manifest.tokens,
                     "bytes": files.values().map(|file| file.bytes).sum::<u64>(),
                     "files": files.len(),
-                    "path": checkpoint.path.display().to_string(),
+                    "path": paths::absolute(&checkpoint.path),
                     "verified": false,
                 })
             })

@@ -85,3 +85,4 @@ pub fn golden(name: &str, text: &str) {
 }
 
 pub mod job;
+pub mod server;

@@ -100,6 +100,11 @@ fn action(detector: &Detector, s: &Situation, reasons: &[Reason], reason: &Reaso
             ActionKind::Open,
             "Open the curves: compare training and validation loss with the learning rate".to_owned(),
         ),
+        Code::Overfitting => (
+            ActionKind::Open,
+            "Open the curves and the checkpoints: take the one with the lowest validation loss, then train on more text or for fewer tokens"
+                .to_owned(),
+        ),
         Code::GradientSpike => (
             ActionKind::Wait,
             "Wait and watch the loss: a jump of the gradient often comes before one of the loss".to_owned(),

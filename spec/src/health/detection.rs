@@ -99,6 +99,8 @@ pub enum Code {
     LossDiverging,
     /// The loss jumped.
     LossSpike,
+    /// The validation loss rises while the training loss falls.
+    Overfitting,
     /// An expert gets no tokens.
     ExpertDead,
     /// An expert gets far more tokens than its share.
@@ -129,6 +131,7 @@ impl Code {
             Self::NonFinite
             | Self::LossDiverging
             | Self::LossSpike
+            | Self::Overfitting
             | Self::GradientClipped
             | Self::GradientSpike
             | Self::ThroughputDrop => Page::Curves,
@@ -144,7 +147,7 @@ impl Code {
     #[must_use]
     pub const fn tile(self) -> TileId {
         match self {
-            Self::LossDiverging | Self::LossSpike => TileId::Loss,
+            Self::LossDiverging | Self::LossSpike | Self::Overfitting => TileId::Loss,
             Self::GradientClipped | Self::GradientSpike => TileId::Gradient,
             Self::ThroughputDrop => TileId::Throughput,
             Self::ExpertDead | Self::ExpertImbalance | Self::ImbalanceRising => TileId::Balance,

@@ -5,6 +5,7 @@ use super::balance::Balance;
 use super::clipping::Clipping;
 use super::detection::{Code, Detection, Severity, StepView};
 use super::drift::Drift;
+use super::overfit::Overfitting;
 use super::pace::Pace;
 use super::spikes::{Score, Spikes};
 use super::thresholds::Thresholds;
@@ -22,6 +23,7 @@ pub struct Detector {
     last: Option<u64>,
     pub(super) loss: Spikes,
     pub(super) drift: Drift,
+    pub(super) overfitting: Overfitting,
     pub(super) gradient: Spikes,
     pub(super) clipping: Clipping,
     pub(super) throughput: Throughput,
@@ -62,6 +64,7 @@ impl Detector {
             last: None,
             loss: Spikes::new(thresholds.loss.window, thresholds.loss.warmup_steps),
             drift: Drift::new(),
+            overfitting: Overfitting::new(),
             gradient: Spikes::new(thresholds.gradient.window, thresholds.gradient.warmup_steps),
             clipping: Clipping::new(thresholds.gradient.clipped_steps),
             throughput: Throughput::new(&thresholds.throughput),
@@ -110,11 +113,15 @@ impl Detector {
         }
         if let Some(loss) = view.scalars.get("validation.loss") {
             self.vitals.validation.push(view.step, *loss);
+            if loss.is_finite() {
+                self.overfitting.validate(view.step, *loss);
+            }
         }
         self.judge_finite(view, now);
         if !seen {
             let vital = Vital::of(view);
             self.judge_loss(vital.loss, now);
+            self.judge_validation(vital.loss, now);
             self.judge_gradient(vital.gradient_norm, now);
             self.judge_throughput(vital.tokens_per_second, now);
             self.judge_balance(view, now);
@@ -134,6 +141,7 @@ impl Detector {
             last,
             loss,
             drift,
+            overfitting,
             gradient,
             clipping,
             throughput,
@@ -145,6 +153,7 @@ impl Detector {
         *last = last.map(|last| last.min(from_step)).filter(|last| *last > 0);
         loss.truncate(from_step);
         drift.truncate(from_step);
+        overfitting.truncate(from_step);
         gradient.truncate(from_step);
         clipping.truncate(from_step);
         throughput.restart(from_step, &thresholds.throughput);
@@ -229,6 +238,27 @@ impl Detector {
                 rise.watch_steps
             );
             Found::new(onset, "loss.main", rise.share, text)
+        });
+    }
+
+    /// Between validations the last one stands.
+    fn judge_validation(&mut self, loss: Option<f64>, now: Moment) {
+        if let Some(loss) = loss.filter(|loss| loss.is_finite()) {
+            self.overfitting.train(loss);
+        }
+        let t = &self.thresholds.loss;
+        let Some(found) = self.overfitting.judge(t) else { return };
+        let count = t.overfit_validations;
+        self.raise(Code::Overfitting, None, Severity::Watch, now, || {
+            let text = format!(
+                "Overfitting: the last {count} validation losses, {:.3} on average, are {} above the {count} before, while the training loss fell by {}; \
+                 the lowest was at step {}",
+                found.now,
+                percent(found.rise),
+                percent(found.fall),
+                found.best
+            );
+            Found::new(found.since, "validation.loss", found.rise, text)
         });
     }
 

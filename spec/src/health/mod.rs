@@ -15,6 +15,7 @@ mod clipping;
 mod detection;
 mod detector;
 mod drift;
+mod overfit;
 mod pace;
 mod reasons;
 mod spikes;

@@ -61,14 +61,17 @@ fn last(detector: &Detector, of: impl Fn(&Vital) -> Option<f64>) -> Option<f64> 
 fn loss(detector: &Detector) -> Tile {
     let t = &detector.thresholds().loss;
     let rule = format!(
-        "Watch: above z = {} on 3 of 5 steps or z = {} on one, or the mean over {} steps {} above that over {} for {} steps. Failing: not \
-         finite, z > {} for {} steps, or {} above for {} steps. z counts robust standard deviations over {} steps.",
+        "Watch: above z = {} on 3 of 5 steps or z = {} on one, or the mean over {} steps {} above that over {} for {} steps, or the \
+         last {} validation losses {} above the {} before while the training loss falls. Failing: not finite, z > {} for {} steps, or {} above for {} steps. z counts robust standard deviations over {} steps.",
         plain(t.watch_z),
         plain(t.single_z),
         t.fast_steps,
         percent(t.watch_rise),
         t.slow_steps,
         t.watch_rise_steps,
+        t.overfit_validations,
+        percent(t.overfit_rise),
+        t.overfit_validations,
         plain(t.failing_z),
         t.failing_steps,
         percent(t.failing_rise),

@@ -70,11 +70,9 @@ pub struct Reason {
     pub page: Page,
     /// The metric to look at.
     pub metric: Option<String>,
-    /// MoE layer, from 0. Not in JSON: for the link that the API builds.
-    #[serde(skip)]
+    /// MoE layer, from 0.
     pub layer: Option<usize>,
-    /// Expert within the layer, from 0. Not in JSON: for the link that the API builds.
-    #[serde(skip)]
+    /// Expert within the layer, from 0.
     pub expert: Option<usize>,
 }
 

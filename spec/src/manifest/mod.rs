@@ -22,6 +22,7 @@ pub use model::{ArchitectureFields, Model, Precision, Preset};
 pub use pretrain::{Balance, BalanceSelection, Batch, Checkpointing, LearningRate, LearningRateForm, Mtp, Optimizer, Pretrain, Validation};
 pub use sft::{Conversations, Decay, Sft};
 
+use crate::health::Thresholds;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -98,6 +99,9 @@ pub struct JobSpec {
     /// What happens when a worker fails.
     #[serde(default)]
     pub restart: Restart,
+    /// When a run is called unhealthy. Changes nothing of what is trained.
+    #[serde(default)]
+    pub health: Thresholds,
     /// What is done, in order. Each phase reads the newest artifact of each kind that an earlier phase made, or those that its `from` names.
     #[schemars(length(min = 1, max = 16))]
     pub phases: Vec<Phase>,

@@ -1,5 +1,6 @@
 //! From the text of a manifest to a [`ValidatedJob`], collecting every problem: YAML, then shape, then meaning.
 
+mod health;
 mod phases;
 mod wiring;
 
@@ -63,6 +64,7 @@ impl Reader<'_> {
         if let Some(rest) = &rest {
             check_parallelism(&rest.parallelism, &spec.field("parallelism"), report);
             check_storage(&rest.storage.uri, &spec.field("storage").field("uri"), report);
+            health::check(&rest.health, &spec.field("health"), report);
         }
         let JobSpec {
             seed,
@@ -72,6 +74,7 @@ impl Reader<'_> {
             worker,
             storage,
             restart,
+            health,
             phases: _,
         } = rest?;
         Some(ValidatedJob {
@@ -84,6 +87,7 @@ impl Reader<'_> {
             worker,
             storage,
             restart,
+            health,
             phases: phases?,
             warnings: Vec::new(),
         })

@@ -730,6 +730,8 @@ export interface components {
          * @enum {string}
          */
         Action: "pause" | "resume" | "cancel" | "fork" | "delete";
+        /** @description Any JSON. */
+        AnyJson: null | boolean | number | string | unknown[] | Record<string, unknown>;
         /** @description A finished artifact as its runner reports it. */
         ArtifactReport: {
             /**
@@ -738,7 +740,7 @@ export interface components {
              */
             bytes: number;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Number of files.
              */
             files: number;
@@ -867,8 +869,8 @@ export interface components {
         ComparedField: {
             /** @description Path of the field. */
             path: string;
-            /** @description Its value in each run; none where it is absent. */
-            values: Record<string, unknown>[];
+            /** @description Its value in each run; null where it is absent. */
+            values: components["schemas"]["AnyJson"][];
         };
         /** @description A metric side by side. */
         ComparedMetric: {
@@ -940,6 +942,8 @@ export interface components {
             /** @description JSON merge patch (RFC 7396) of the manifest. */
             patch?: Record<string, unknown> | null;
         };
+        /** @description Data of `gap`: messages are missing; read everything again. */
+        GapMessage: Record<string, unknown>;
         /** @description A manifest that a job had. */
         Generation: {
             /** @description RFC 3339. */
@@ -986,6 +990,13 @@ export interface components {
             /** @description The answer. */
             verdict: components["schemas"]["Verdict"];
         };
+        /** @description Data of `health`: the verdict on a job has changed. */
+        HealthMessage: {
+            /** @description Name of the job. */
+            job: string;
+            /** @description The verdict. */
+            verdict: components["schemas"]["Verdict"];
+        };
         /** @description Verdict and reasons, in a list of jobs. */
         HealthSummary: {
             /** @description Why, the most important first. */
@@ -996,152 +1007,22 @@ export interface components {
         /** @description A list that comes whole. */
         Items_Attempt: {
             /** @description The items, in order. */
-            items: {
-                /**
-                 * Format: int32
-                 * @description From 1.
-                 */
-                attempt: number;
-                /** @description RFC 3339. */
-                endedAt?: string | null;
-                /**
-                 * Format: int64
-                 * @description Step that it resumed after.
-                 */
-                fromStep: number;
-                /**
-                 * Format: int64
-                 * @description Newest step.
-                 */
-                lastStep?: number | null;
-                /** @description Why it ended. */
-                message?: string | null;
-                /** @description How it ended. */
-                outcome: components["schemas"]["AttemptOutcome"];
-                /** @description RFC 3339. */
-                startedAt: string;
-                /** @description Steps that a later one made again. */
-                superseded: components["schemas"]["Superseded"][];
-            }[];
+            items: components["schemas"]["Attempt"][];
         };
         /** @description A list that comes whole. */
         Items_Metric: {
             /** @description The items, in order. */
-            items: {
-                /** @description Names of a matrix's rows and columns. */
-                axes?: [
-                    string,
-                    string
-                ] | null;
-                better?: components["schemas"]["MetricBetter"] | null;
-                /** @description What it is. */
-                description?: string | null;
-                /**
-                 * Format: int64
-                 * @description First step with a point.
-                 */
-                firstStep: number;
-                /** @description Kind. */
-                kind: components["schemas"]["MetricKind"];
-                last?: components["schemas"]["Number"] | null;
-                /**
-                 * Format: int64
-                 * @description Last step with a point.
-                 */
-                lastStep: number;
-                /** @description Name. */
-                name: string;
-                /**
-                 * Format: int64
-                 * @description Points that count (not superseded).
-                 */
-                points: number;
-                /** @description Rows and columns of a matrix. */
-                shape?: [
-                    number,
-                    number
-                ] | null;
-                /** @description Unit. */
-                unit?: string | null;
-            }[];
+            items: components["schemas"]["Metric"][];
         };
         /** @description A list that comes whole. */
         Items_Phase: {
             /** @description The items, in order. */
-            items: {
-                /**
-                 * Format: int32
-                 * @description Newest attempt.
-                 */
-                attempt?: number | null;
-                /**
-                 * Format: int64
-                 * @description Step of the newest checkpoint.
-                 */
-                checkpointStep?: number | null;
-                /**
-                 * Format: int64
-                 * @description Units done.
-                 */
-                done?: number | null;
-                /**
-                 * Format: double
-                 * @description Seconds that are left.
-                 */
-                etaSeconds?: number | null;
-                /** @description RFC 3339. */
-                finishedAt?: string | null;
-                /**
-                 * Format: double
-                 * @description How much is done, 0 to 1.
-                 */
-                fraction?: number | null;
-                /** @description Cache key. */
-                key?: string | null;
-                /** @description Kind: `tokenizer`, `corpus`, `pretrain`, ... */
-                kind: string;
-                loss?: components["schemas"]["Number"] | null;
-                /** @description Why it is in this state. */
-                message?: string | null;
-                /** @description Name. */
-                name: string;
-                /**
-                 * Format: int32
-                 * @description Restarts.
-                 */
-                restarts: number;
-                /** @description Id of its run. */
-                run?: string | null;
-                /** @description What it is doing. */
-                stage?: string | null;
-                /** @description RFC 3339. */
-                startedAt?: string | null;
-                /** @description State. */
-                state: components["schemas"]["PhaseStateWord"];
-                /**
-                 * Format: int64
-                 * @description Newest step.
-                 */
-                step?: number | null;
-                /** @description What it made, in one line. */
-                summary?: string | null;
-                tokensPerSecond?: components["schemas"]["Number"] | null;
-                /**
-                 * Format: int64
-                 * @description Units in all.
-                 */
-                total?: number | null;
-                /** @description Name of the unit. */
-                unit?: string | null;
-            }[];
+            items: components["schemas"]["Phase"][];
         };
         /** @description A list that comes whole. */
         Items_SeriesOfRun: {
             /** @description The items, in order. */
-            items: (components["schemas"]["Series"] & {
-                /** @description Id of the run. */
-                run: string;
-            })[];
+            items: components["schemas"]["SeriesOfRun"][];
         };
         /** @description A job. */
         Job: {
@@ -1186,7 +1067,7 @@ export interface components {
             /** @description Project. */
             project: string;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Restarts of all phases.
              */
             restarts: number;
@@ -1205,11 +1086,39 @@ export interface components {
             /** @description RFC 3339. */
             updatedAt: string;
         };
+        /** @description Data of `job`: read the job again. */
+        JobMessage: {
+            /** @description Name of the job. */
+            job: string;
+            /** @description Name of the phase that is executed. */
+            phase: string | null;
+            /** @description What it is now. */
+            state: components["schemas"]["JobMessageState"];
+        };
+        /** @description State of a job, or that it is no more. */
+        JobMessageState: components["schemas"]["JobState"] | "deleted";
         /**
          * @description State of a job.
          * @enum {string}
          */
         JobState: "pending" | "queued" | "running" | "paused" | "stopped" | "cancelled" | "succeeded" | "failed";
+        /** @description Something that happened to a run. */
+        LifecycleEvent: {
+            /** @description What. */
+            kind: components["schemas"]["LifecycleEventKind"];
+            /** @description One sentence for people. */
+            message: string;
+            /**
+             * Format: int64
+             * @description Optimizer step, where there is one.
+             */
+            step?: number | null;
+        };
+        /**
+         * @description Kinds of events that workers report.
+         * @enum {string}
+         */
+        LifecycleEventKind: "AttemptStarted" | "CheckpointCommitted" | "CheckpointRejected" | "NonFinite" | "RecordsDropped" | "DataWarning" | "AttemptStopped" | "PhaseCompleted" | "AttemptFailed";
         /** @description Limits of a server. Each has an error that names it. */
         Limits: {
             /** @description Largest body of an ordinary request, in bytes. */
@@ -1220,7 +1129,7 @@ export interface components {
              */
             bodySeconds: number;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Requests that a principal may make at once.
              */
             burstRequests: number;
@@ -1245,7 +1154,7 @@ export interface components {
             /** @description Most live streams at a time. */
             liveReaders: number;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Longest page.
              */
             pageItems: number;
@@ -1255,7 +1164,7 @@ export interface components {
              */
             requestSeconds: number;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Requests per second that a principal may make in the long run.
              */
             requestsPerSecond: number;
@@ -1311,295 +1220,101 @@ export interface components {
         /** @description A page of a list. */
         List_Checkpoint: {
             /** @description The items, in order. */
-            items: {
-                /**
-                 * Format: int32
-                 * @description Attempt that wrote it, where it is known.
-                 */
-                attempt?: number | null;
-                /**
-                 * Format: int64
-                 * @description Size of all files.
-                 */
-                bytes: number;
-                /** @description When it was first seen, RFC 3339. */
-                createdAt: string;
-                /**
-                 * Format: int32
-                 * @description Number of files.
-                 */
-                files: number;
-                /** @description Id. */
-                id: string;
-                /** @description Name of the job. */
-                job: string;
-                /** @description Cache key, if it is an artifact. */
-                key?: string | null;
-                /** @description What it was made from. */
-                lineage: components["schemas"]["Parent"][];
-                /** @description Where it is. */
-                path: string;
-                /** @description Name of the phase. */
-                phase: string;
-                /** @description Whether it is kept whatever the retention says. */
-                pinned: boolean;
-                /** @description Id of the run. */
-                run: string;
-                /** @description What has become of it. */
-                state: components["schemas"]["CheckpointState"];
-                /**
-                 * Format: int64
-                 * @description Optimizer steps.
-                 */
-                step: number;
-                /**
-                 * Format: int64
-                 * @description Tokens trained on.
-                 */
-                tokens?: number | null;
-                validationLoss?: components["schemas"]["Number"] | null;
-                /** @description Whether its digests were compared with its files. */
-                verified: boolean;
-                /** @description When they last were, RFC 3339. */
-                verifiedAt?: string | null;
-            }[];
+            items: components["schemas"]["Checkpoint"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_Event: {
             /** @description The items, in order. */
-            items: {
-                /**
-                 * Format: int32
-                 * @description Attempt that reported it.
-                 */
-                attempt?: number | null;
-                /**
-                 * Format: int64
-                 * @description Offset in the stream of all events.
-                 */
-                id: number;
-                /** @description Name of the job. */
-                job: string;
-                /**
-                 * @description What: an event of a worker (`AttemptStarted`, `CheckpointCommitted`, `NonFinite`, ...), or `HealthChanged`, `JobCreated`,
-                 *     `PhaseChanged`, `Detected`.
-                 */
-                kind: string;
-                /** @description One sentence. */
-                message: string;
-                /** @description Id of the run. */
-                run?: string | null;
-                /** @description Weight. */
-                severity: components["schemas"]["EventSeverity"];
-                /**
-                 * Format: int64
-                 * @description Optimizer step.
-                 */
-                step?: number | null;
-                /** @description Whether a later attempt made its step again. */
-                superseded: boolean;
-                /** @description When, RFC 3339. */
-                time: string;
-            }[];
+            items: components["schemas"]["Event"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_GenerationMark: {
             /** @description The items, in order. */
-            items: {
-                /** @description RFC 3339. */
-                createdAt: string;
-                /**
-                 * Format: int32
-                 * @description From 1.
-                 */
-                generation: number;
-            }[];
+            items: components["schemas"]["GenerationMark"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_Job: {
             /** @description The items, in order. */
-            items: {
-                /** @description What may be asked of it now. */
-                allowedActions: components["schemas"]["Action"][];
-                /** @description RFC 3339. */
-                createdAt: string;
-                /**
-                 * Format: double
-                 * @description Seconds that are left of the current phase.
-                 */
-                etaSeconds?: number | null;
-                /** @description RFC 3339. */
-                finishedAt?: string | null;
-                /**
-                 * Format: int32
-                 * @description Number of its manifest, from 1.
-                 */
-                generation: number;
-                /** @description Verdict and reasons. */
-                health: components["schemas"]["HealthSummary"];
-                /** @description Labels. */
-                labels: {
-                    [key: string]: string;
-                };
-                loss?: components["schemas"]["Number"] | null;
-                /** @description The loss of the newest training run in at most 48 points. */
-                lossSparkline: components["schemas"]["Number"][];
-                /** @description Why it is in this state. */
-                message?: string | null;
-                /** @description Name. */
-                name: string;
-                /** @description Name of the current phase. */
-                phase?: string | null;
-                /** @description Its phases, in order. */
-                phases: components["schemas"]["Phase"][];
-                /**
-                 * Format: double
-                 * @description How much of the current phase is done, 0 to 1.
-                 */
-                progress?: number | null;
-                /** @description Project. */
-                project: string;
-                /**
-                 * Format: int32
-                 * @description Restarts of all phases.
-                 */
-                restarts: number;
-                /** @description RFC 3339. */
-                startedAt?: string | null;
-                /** @description State. */
-                state: components["schemas"]["JobState"];
-                /**
-                 * Format: int64
-                 * @description Tokens trained on.
-                 */
-                tokens?: number | null;
-                tokensPerSecond?: components["schemas"]["Number"] | null;
-                /** @description Identity behind the name: another job of the same name has another. */
-                uid: string;
-                /** @description RFC 3339. */
-                updatedAt: string;
-            }[];
+            items: components["schemas"]["Job"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_LogLine: {
             /** @description The items, in order. */
-            items: {
-                /**
-                 * Format: int32
-                 * @description Attempt.
-                 */
-                attempt: number;
-                /**
-                 * Format: int64
-                 * @description Place in the log.
-                 */
-                id: number;
-                /** @description Weight. */
-                level: components["schemas"]["LogLevel"];
-                /**
-                 * Format: int32
-                 * @description Rank of the worker.
-                 */
-                rank: number;
-                /** @description Id of the run. */
-                run: string;
-                /** @description The text. */
-                text: string;
-                /** @description When it was seen, RFC 3339. */
-                time: string;
-            }[];
+            items: components["schemas"]["LogLine"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_Project: {
             /** @description The items, in order. */
-            items: {
-                /** @description Name. */
-                name: string;
-            }[];
+            items: components["schemas"]["Project"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_Run: {
             /** @description The items, in order. */
-            items: {
-                /**
-                 * Format: int32
-                 * @description Newest attempt, 0 before the first.
-                 */
-                attempt: number;
-                /** @description When it was first seen, RFC 3339. */
-                createdAt: string;
-                /**
-                 * Format: double
-                 * @description Floating-point operations per trained token.
-                 */
-                flopsPerToken?: number | null;
-                /** @description `<job>.<phase>.<first 12 digits of the key>`. */
-                id: string;
-                /** @description Name of the job. */
-                job: string;
-                /** @description Cache key of the phase. */
-                key: string;
-                /** @description Kind of the phase. */
-                kind: string;
-                /**
-                 * Format: int64
-                 * @description Newest step.
-                 */
-                lastStep?: number | null;
-                /** @description When it was reported, RFC 3339. */
-                lastTime?: string | null;
-                /**
-                 * Format: int64
-                 * @description Tokens after it.
-                 */
-                lastTokens?: number | null;
-                /** @description Name of the phase. */
-                phase: string;
-                /** @description State. */
-                state: components["schemas"]["PhaseStateWord"];
-            }[];
+            items: components["schemas"]["Run"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
         };
         /** @description A page of a list. */
         List_Token: {
             /** @description The items, in order. */
-            items: {
-                /** @description RFC 3339. */
-                createdAt: string;
-                /** @description RFC 3339. */
-                expiresAt: string;
-                /**
-                 * Format: int64
-                 * @description Id.
-                 */
-                id: number;
-                /** @description Name. */
-                name: string;
-                /** @description What it allows. */
-                scopes: components["schemas"]["Scope"][];
-                /** @description The secret; only in the answer to its creation. */
-                token?: string | null;
-            }[];
+            items: components["schemas"]["Token"][];
             /** @description Where the next page begins; none after the last page. */
             nextCursor: string | null;
+        };
+        /** @description A message as server-sent events carry it: the fields `id`, `event` and `data`, which is JSON. */
+        LiveMessage: {
+            data: string;
+            /** @enum {string} */
+            event: "metrics";
+            /** @description The place after this message, for `Last-Event-ID`. It stays in force until another comes. */
+            id?: string;
+        } | {
+            data: string;
+            /** @enum {string} */
+            event: "event";
+            /** @description The place after this message, for `Last-Event-ID`. It stays in force until another comes. */
+            id?: string;
+        } | {
+            data: string;
+            /** @enum {string} */
+            event: "job";
+            /** @description The place after this message, for `Last-Event-ID`. It stays in force until another comes. */
+            id?: string;
+        } | {
+            data: string;
+            /** @enum {string} */
+            event: "health";
+            /** @description The place after this message, for `Last-Event-ID`. It stays in force until another comes. */
+            id?: string;
+        } | {
+            data: string;
+            /** @enum {string} */
+            event: "log";
+            /** @description The place after this message, for `Last-Event-ID`. It stays in force until another comes. */
+            id?: string;
+        } | {
+            data: string;
+            /** @enum {string} */
+            event: "gap";
+            /** @description The place after this message, for `Last-Event-ID`. It stays in force until another comes. */
+            id?: string;
         };
         /** @description One step, as live readers see it. */
         LivePoint: {
             /**
-             * Format: int32
+             * Format: uint32
              * @description Attempt that made it.
              */
             attempt: number;
@@ -1651,6 +1366,16 @@ export interface components {
             /** @description When it was seen, RFC 3339. */
             time: string;
         };
+        /** @description Data of `log`: read the lines after the last you have. */
+        LogMessage: {
+            /**
+             * Format: int64
+             * @description Id of its newest line.
+             */
+            lastId: number;
+            /** @description Id of the run. */
+            run: string;
+        };
         /** @description What is durable now. */
         LogsAccepted: {
             /**
@@ -1663,7 +1388,7 @@ export interface components {
         LogsBatch: {
             /**
              * Format: int32
-             * @description Attempt.
+             * @description Attempt, from 1.
              */
             attempt: number;
             /** @description The lines, in order. */
@@ -1680,7 +1405,7 @@ export interface components {
             offset: number;
             /**
              * Format: int32
-             * @description Rank of the worker.
+             * @description Rank of the worker, from 0.
              */
             rank: number;
         };
@@ -1844,9 +1569,18 @@ export interface components {
              */
             previous?: number | null;
             /** @description The records, ascending by sequence number. */
-            records: Record<string, unknown>[];
+            records: components["schemas"]["Record"][];
             /** @description `<run>/<attempt>/<rank>`. */
             writer: string;
+        };
+        /** @description Data of `metrics`: new steps of a run. */
+        MetricsMessage: {
+            /** @description Names of the matrices that have new steps. */
+            matrices: string[];
+            /** @description The steps. */
+            points: components["schemas"]["LivePoint"][];
+            /** @description Id of the run. */
+            run: string;
         };
         /** @description A token to make. */
         NewToken: {
@@ -1858,7 +1592,10 @@ export interface components {
             /** @description Name, 1 to 100 characters. */
             name: string;
             /** @description What it allows. */
-            scopes: components["schemas"]["Scope"][];
+            scopes: [
+                components["schemas"]["Scope"],
+                ...components["schemas"]["Scope"][]
+            ];
         };
         /** @description What to do next. */
         NextAction: {
@@ -1886,7 +1623,7 @@ export interface components {
         /** @description A phase of a job. */
         Phase: {
             /**
-             * Format: int32
+             * Format: uint32
              * @description Newest attempt.
              */
             attempt: number | null;
@@ -1922,7 +1659,7 @@ export interface components {
             /** @description Name. */
             name: string;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Restarts.
              */
             restarts: number;
@@ -1953,7 +1690,7 @@ export interface components {
         /** @description A phase as its runner reports it. Everything else about it comes from its worker's records. */
         PhaseReport: {
             /**
-             * Format: int32
+             * Format: uint32
              * @description Newest attempt.
              * @default null
              */
@@ -1990,7 +1727,7 @@ export interface components {
              */
             name: string;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Restarts.
              * @default 0
              */
@@ -2052,7 +1789,7 @@ export interface components {
             /** @description Identity of the request, also in the header `x-request-id` and in the server's log. */
             requestId: string;
             /**
-             * Format: int32
+             * Format: uint32
              * @description HTTP status.
              */
             status: number;
@@ -2068,6 +1805,23 @@ export interface components {
             /** @description JSON pointer into the body, or the name of a query parameter. */
             pointer: string;
         };
+        /** @description How far a phase is. */
+        Progress: {
+            /**
+             * Format: int64
+             * @description Units done.
+             */
+            done: number;
+            /** @description What the phase is doing, in the present participle. */
+            stage: string;
+            /**
+             * Format: int64
+             * @description Units in all, if known.
+             */
+            total?: number | null;
+            /** @description Name of the unit. */
+            unit: string;
+        };
         /** @description A namespace of jobs. */
         Project: {
             /** @description Name. */
@@ -2077,6 +1831,16 @@ export interface components {
         Reason: {
             /** @description What is wrong, for programs. */
             code: string;
+            /**
+             * Format: uint32
+             * @description Expert within the layer, from 0.
+             */
+            expert: number | null;
+            /**
+             * Format: uint32
+             * @description MoE layer, from 0.
+             */
+            layer: number | null;
             /** @description The metric to look at. */
             metric: string | null;
             /** @description Where to look. */
@@ -2098,6 +1862,34 @@ export interface components {
          * @enum {string}
          */
         ReasonSeverity: "watch" | "failing" | "stalled";
+        /** @description A numbered record of a worker. Writer and sequence are its identity. */
+        Record: {
+            /** @description What. */
+            body: components["schemas"]["RecordBody"];
+            /**
+             * Format: int64
+             * @description Position in the writer's stream, from 0 without gaps.
+             */
+            sequence: number;
+            /**
+             * Format: double
+             * @description When, in seconds since the Unix epoch.
+             */
+            time: number;
+            /** @description Who wrote it: `<run>/<attempt>/<rank>`. */
+            writer: string;
+        };
+        /** @description The content of a record. */
+        RecordBody: {
+            /** @description Measurements of one step. */
+            metrics: components["schemas"]["StepMetrics"];
+        } | {
+            /** @description Something happened. */
+            event: components["schemas"]["LifecycleEvent"];
+        } | {
+            /** @description How far the phase is; only the newest matters. */
+            progress: components["schemas"]["Progress"];
+        };
         /** @description A checkpoint that is there. */
         ReportedCheckpoint: {
             /**
@@ -2106,7 +1898,7 @@ export interface components {
              */
             bytes: number;
             /**
-             * Format: int32
+             * Format: uint32
              * @description Number of files.
              */
             files: number;
@@ -2127,7 +1919,8 @@ export interface components {
         };
         /** @description A line of a worker's log. */
         ReportedLine: {
-            level: ("error" | "warn" | "info" | "debug") & Record<string, unknown>;
+            /** @description Weight. */
+            level: components["schemas"]["LogLevel"];
             /**
              * Format: int64
              * @description Byte of the log at which it begins.
@@ -2334,6 +2127,36 @@ export interface components {
             /** @description Identity behind the name. */
             uid: string;
         };
+        /** @description A matrix of measurements. */
+        StepMatrix: {
+            /** @description Columns. */
+            columns: number;
+            /** @description Rows. */
+            rows: number;
+            /** @description `rows * columns` values, row by row, little-endian f32 in base64. */
+            values: string;
+        };
+        /** @description All measurements of one optimizer step, or of one validation at a step. */
+        StepMetrics: {
+            /** @description Matrices by name. */
+            matrices: {
+                [key: string]: components["schemas"]["StepMatrix"];
+            };
+            /** @description Scalars by name. */
+            scalars: {
+                [key: string]: components["schemas"]["Number"];
+            };
+            /**
+             * Format: int64
+             * @description Optimizer step, from 1.
+             */
+            step: number;
+            /**
+             * Format: int64
+             * @description Tokens seen after this step.
+             */
+            tokens: number;
+        };
         /** @description Steps that a later attempt made again. */
         Superseded: {
             /**
@@ -2427,10 +2250,196 @@ export interface components {
             scopes: components["schemas"]["Scope"][];
         };
     };
-    responses: never;
+    responses: {
+        /** @description The path, a parameter, a header or the body cannot be understood. */
+        BadRequest: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The state does not allow it, or the first request with this `Idempotency-Key` is still running. */
+        Conflict: {
+            headers: {
+                "Retry-After": components["headers"]["Retry-After"];
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The cursor has expired. */
+        CursorExpired: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The credential lacks a scope, or the request comes from another site. */
+        Forbidden: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description A fault of the server; its log has the cause under the id of the request. */
+        Internal: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The content is not valid; `errors` says where. Or the `Idempotency-Key` was used for another request. */
+        Invalid: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description There is no such thing. */
+        NotFound: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description `If-Match` is missing. */
+        PreconditionRequired: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The body took too long to arrive. */
+        RequestTimeout: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The resource has changed since it was read. */
+        Stale: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The answer took too long. */
+        Timeout: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The body is larger than the limits allow. */
+        TooLarge: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description More requests than the limits allow. */
+        TooManyRequests: {
+            headers: {
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                "Retry-After": components["headers"]["Retry-After"];
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description No credential that this server knows. */
+        Unauthenticated: {
+            headers: {
+                "WWW-Authenticate": components["headers"]["WWW-Authenticate"];
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The server is busy or stopping, or a part of it does not answer. */
+        Unavailable: {
+            headers: {
+                "Retry-After": components["headers"]["Retry-After"];
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The body has a type or coding that is not taken here. */
+        UnsupportedMediaType: {
+            headers: {
+                Accept: components["headers"]["Accept"];
+                "Accept-Encoding": components["headers"]["Accept-Encoding"];
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+    };
     parameters: never;
     requestBodies: never;
-    headers: never;
+    headers: {
+        /** @description Types of bodies that are taken. */
+        Accept: string;
+        /** @description Codings of bodies that are taken. */
+        "Accept-Encoding": string;
+        /** @description The next page, with `rel="next"`. */
+        Link: string;
+        /** @description What is left, and when there is more. */
+        RateLimit: string;
+        /** @description Requests at once, and seconds until as many are there again. */
+        "RateLimit-Policy": string;
+        /** @description Seconds after which to try again. */
+        "Retry-After": string;
+        /** @description How to authenticate. */
+        "WWW-Authenticate": string;
+        /** @description Identity of the request, also in the server's log. */
+        "X-Request-Id": string;
+    };
     pathItems: never;
 }
 export type $defs = Record<string, never>;
@@ -2447,39 +2456,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Comparison"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     streamEvents: {
@@ -2487,39 +2481,30 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Where to go on: the `id` of the last message that was seen. */
-                "Last-Event-ID"?: string | null;
+                "Last-Event-ID"?: string;
             };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Messages `metrics`, `event`, `job`, `health`, `log`, `gap`; see the description of this document. */
+            /** @description Messages `metrics`, `event`, `job`, `health`, `log`, `gap`. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string;
+                    "text/event-stream": components["schemas"]["LiveMessage"];
                 };
             };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobs: {
@@ -2542,40 +2527,34 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    Link: components["headers"]["Link"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Job"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
             /** @description The cursor has expired. */
             410: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     createJob: {
@@ -2583,7 +2562,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Sent again with the same key, the request is not done again. */
-                "Idempotency-Key"?: string | null;
+                "Idempotency-Key"?: string;
             };
             path?: never;
             cookie?: never;
@@ -2595,64 +2574,46 @@ export interface operations {
             };
         };
         responses: {
+            /** @description Accepted. */
             202: {
                 headers: {
                     Location?: string;
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
                 };
             };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            408: components["responses"]["RequestTimeout"];
             /** @description There is such a job. */
             409: {
                 headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getJob: {
         parameters: {
             query?: never;
             header?: {
-                "If-None-Match"?: string | null;
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description Name of the job. */
@@ -2662,9 +2623,11 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
                     ETag?: string;
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2674,27 +2637,19 @@ export interface operations {
             /** @description The client has it. */
             304: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     deleteJob: {
@@ -2715,52 +2670,32 @@ export interface operations {
             /** @description It is gone. */
             204: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
             /** @description It runs. */
             409: {
                 headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            412: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            428: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            412: components["responses"]["Stale"];
+            428: components["responses"]["PreconditionRequired"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobCheckpoints: {
@@ -2774,37 +2709,30 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Checkpoint"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobEvents: {
         parameters: {
             query?: {
-                /** @description Events after this id, oldest first; without it the newest come first. */
+                /** @description Events that were stored after the one with this id, in that order; without it the newest come first, by when they happened. */
                 after?: number;
                 /** @description Only this kind. */
                 kind?: string;
@@ -2823,47 +2751,26 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    Link: components["headers"]["Link"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Event"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["CursorExpired"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobGenerations: {
@@ -2877,31 +2784,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_GenerationMark"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getJobHealth: {
@@ -2915,31 +2815,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getJobLineage: {
@@ -2953,31 +2846,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Lineage"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobLogs: {
@@ -3008,47 +2894,26 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    Link: components["headers"]["Link"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_LogLine"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["CursorExpired"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getJobManifest: {
@@ -3065,31 +2930,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Generation"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobPhases: {
@@ -3103,31 +2961,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Items_Phase"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listJobRuns: {
@@ -3141,31 +2992,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Run"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     reportJobStatus: {
@@ -3183,47 +3027,36 @@ export interface operations {
             };
         };
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["StatusAccepted"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     cancelJob: {
         parameters: {
             query?: never;
             header?: {
-                "If-Match"?: string | null;
-                "Idempotency-Key"?: string | null;
+                "If-Match"?: string;
+                "Idempotency-Key"?: string;
             };
             path: {
                 job: string;
@@ -3232,63 +3065,37 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description Accepted. */
             202: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            412: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            412: components["responses"]["Stale"];
+            413: components["responses"]["TooLarge"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     forkJob: {
         parameters: {
             query?: never;
             header?: {
-                "If-Match"?: string | null;
-                "Idempotency-Key"?: string | null;
+                "If-Match"?: string;
+                "Idempotency-Key"?: string;
             };
             path: {
                 job: string;
@@ -3301,72 +3108,39 @@ export interface operations {
             };
         };
         responses: {
+            /** @description Accepted. */
             202: {
                 headers: {
                     Location?: string;
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            412: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            412: components["responses"]["Stale"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     pauseJob: {
         parameters: {
             query?: never;
             header?: {
-                "If-Match"?: string | null;
-                "Idempotency-Key"?: string | null;
+                "If-Match"?: string;
+                "Idempotency-Key"?: string;
             };
             path: {
                 job: string;
@@ -3375,63 +3149,37 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description Accepted. */
             202: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            412: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            412: components["responses"]["Stale"];
+            413: components["responses"]["TooLarge"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     resumeJob: {
         parameters: {
             query?: never;
             header?: {
-                "If-Match"?: string | null;
-                "Idempotency-Key"?: string | null;
+                "If-Match"?: string;
+                "Idempotency-Key"?: string;
             };
             path: {
                 job: string;
@@ -3440,55 +3188,29 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description Accepted. */
             202: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            412: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            412: components["responses"]["Stale"];
+            413: components["responses"]["TooLarge"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     planJob: {
@@ -3505,39 +3227,27 @@ export interface operations {
             };
         };
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": Record<string, unknown>;
                 };
             };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            408: components["responses"]["RequestTimeout"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     validateJob: {
@@ -3554,31 +3264,26 @@ export interface operations {
             };
         };
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Validation"];
                 };
             };
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            408: components["responses"]["RequestTimeout"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listProjects: {
@@ -3590,23 +3295,22 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Project"];
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getRun: {
@@ -3620,31 +3324,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Run"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listRunAttempts: {
@@ -3658,31 +3355,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Items_Attempt"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     reportRunCheckpoints: {
@@ -3703,35 +3393,23 @@ export interface operations {
             /** @description It is known. */
             204: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getRunData: {
@@ -3745,31 +3423,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["RunData"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     streamRunEvents: {
@@ -3777,7 +3448,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Where to go on: the `id` of the last message that was seen. */
-                "Last-Event-ID"?: string | null;
+                "Last-Event-ID"?: string;
             };
             path: {
                 run: string;
@@ -3786,40 +3457,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Messages `metrics`, `event`, `health`, `log`, `gap`; see the description of this document. */
+            /** @description Messages `metrics`, `event`, `health`, `log`, `gap`. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": string;
+                    "text/event-stream": components["schemas"]["LiveMessage"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listRunLogs: {
@@ -3850,47 +3505,26 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    Link: components["headers"]["Link"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_LogLine"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["CursorExpired"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     ingestLogs: {
@@ -3898,7 +3532,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description `zstd`, `gzip` or `identity`. */
-                "Content-Encoding"?: string | null;
+                "Content-Encoding"?: string;
             };
             path: {
                 run: string;
@@ -3911,72 +3545,39 @@ export interface operations {
             };
         };
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["LogsAccepted"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
             /** @description Bytes before these are missing; `expectedOffset` says from where. */
             409: {
                 headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getMatrix: {
@@ -3994,31 +3595,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["MatrixView"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getMatrixRows: {
@@ -4042,39 +3636,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["MatrixRows"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listMatrixSteps: {
@@ -4096,39 +3675,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["MatrixSteps"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listRunMetrics: {
@@ -4142,31 +3706,24 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Items_Metric"];
                 };
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     ingestMetrics: {
@@ -4177,7 +3734,7 @@ export interface operations {
             };
             header?: {
                 /** @description `zstd`, `gzip` or `identity`. */
-                "Content-Encoding"?: string | null;
+                "Content-Encoding"?: string;
             };
             path: {
                 run: string;
@@ -4191,72 +3748,39 @@ export interface operations {
             };
         };
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["MetricsAccepted"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
             /** @description Records before these are missing; `expectedSequence` says from where. */
             409: {
                 headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            413: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getSeries: {
@@ -4276,7 +3800,7 @@ export interface operations {
                 attempt?: number;
             };
             header?: {
-                "If-None-Match"?: string | null;
+                "If-None-Match"?: string;
             };
             path: {
                 run: string;
@@ -4285,8 +3809,10 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4296,35 +3822,19 @@ export interface operations {
             /** @description The client has it. */
             304: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     querySeries: {
@@ -4340,47 +3850,28 @@ export interface operations {
             };
         };
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Items_SeriesOfRun"];
                 };
             };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     listTokens: {
@@ -4392,23 +3883,22 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["List_Token"];
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     createToken: {
@@ -4424,40 +3914,29 @@ export interface operations {
             };
         };
         responses: {
+            /** @description Created. */
             201: {
                 headers: {
                     Location?: string;
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Token"];
                 };
             };
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["Invalid"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     deleteToken: {
@@ -4474,27 +3953,19 @@ export interface operations {
             /** @description It is gone. */
             204: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getVersion: {
@@ -4506,23 +3977,22 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["Version"];
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     getWhoami: {
@@ -4534,23 +4004,22 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["WhoAmI"];
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     healthz: {
@@ -4562,23 +4031,19 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "text/plain": string;
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     serverMetrics: {
@@ -4590,23 +4055,22 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "application/openmetrics-text": string;
                 };
             };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["Forbidden"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
     readyz: {
@@ -4618,31 +4082,19 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description OK. */
             200: {
                 headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
                     [name: string]: unknown;
                 };
                 content: {
                     "text/plain": string;
                 };
             };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Any other problem: no credential (401), not allowed (403), too many requests (429), a fault (500, 503, 504). */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
         };
     };
 }

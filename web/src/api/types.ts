@@ -41,9 +41,8 @@ export type Problem = Schemas["Problem"];
 export type SeriesRequest = Schemas["SeriesRequest"];
 export type ForkRequest = Schemas["ForkRequest"];
 
-// Free-form JSON, which the document calls objects.
-export type RunData = { items: (Omit<Schemas["RunDataItem"], "statistics"> & { statistics: Record<string, unknown> })[] };
-export type Comparison = Omit<Answer<"Comparison">, "manifest"> & { manifest: { path: string; values: unknown[] }[] };
+export type RunData = Answer<"RunData">;
+export type Comparison = Answer<"Comparison">;
 
 /** One part of a list; `nextCursor` asks for the next. */
 export interface List<T> {
@@ -51,17 +50,13 @@ export interface List<T> {
   nextCursor: string | null;
 }
 
-// The event stream: the document holds its parts, not its messages.
-export interface MetricsMessage {
-  run: string;
-  points: Answer<"LivePoint">[];
-  matrices: string[];
-}
+// The document describes messages as they are on the wire, with `data` as text; these are what they become.
+export type MetricsMessage = Answer<"MetricsMessage">;
 
 export type LiveMessage =
   | { event: "metrics"; data: MetricsMessage }
   | { event: "event"; data: Event }
-  | { event: "job"; data: { job: string; state: JobState; phase: string | null } }
-  | { event: "health"; data: { job: string; verdict: Verdict } }
-  | { event: "log"; data: { run: string; lastId: number } }
-  | { event: "gap"; data: Record<string, never> };
+  | { event: "job"; data: Answer<"JobMessage"> }
+  | { event: "health"; data: Answer<"HealthMessage"> }
+  | { event: "log"; data: Answer<"LogMessage"> }
+  | { event: "gap"; data: Answer<"GapMessage"> };

@@ -1,11 +1,9 @@
 import type { LiveMessage } from "../api/types";
-
-const KINDS: readonly LiveMessage["event"][] = ["metrics", "event", "job", "health", "log", "gap"];
-const RETRY_MS = 3000;
+import { type News, readStream } from "./stream";
 
 export type LiveState = "connecting" | "open" | "lost";
 
-/** The one event stream of this tab. A browser allows six connections a host, so pages share it. */
+/** The event stream as the pages of this tab see it. All tabs read the same one; each reads its own where workers cannot be shared. */
 class Live {
   state = $state<LiveState>("connecting");
   lastMessageAt = $state<number | null>(null);
@@ -16,24 +14,41 @@ class Live {
   private opened = false;
 
   connect(): void {
-    const source = new EventSource("/api/v1/events", { withCredentials: true });
-    source.onopen = () => {
-      this.state = "open";
-      if (this.opened) this.epoch += 1;
-      this.opened = true;
+    const hear = (news: News) => this.hear(news);
+    if (typeof SharedWorker === "undefined") {
+      readStream(hear);
+      return;
+    }
+    const worker = new SharedWorker(new URL("./live.worker.ts", import.meta.url), { type: "module", name: "fathom-live" });
+    worker.onerror = () => {
+      worker.port.close();
+      readStream(hear);
     };
-    source.onerror = () => {
-      this.state = "lost";
-      // A refused stream is closed for good; a broken one reconnects by itself.
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.connect(), RETRY_MS);
-    };
-    for (const kind of KINDS) source.addEventListener(kind, (message) => this.receive(kind, (message as MessageEvent<string>).data));
+    worker.port.onmessage = ({ data }: MessageEvent<News>) => hear(data);
+    addEventListener("pagehide", () => worker.port.postMessage("gone"), { once: true });
+    // A page that the browser kept for Back has missed something; the stream's state tells it so.
+    addEventListener("pageshow", ({ persisted }) => persisted && this.connect(), { once: true });
   }
 
   /** Calls `listener` with each message until the returned function is called. */
   listen(listener: (message: LiveMessage) => void): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
+  }
+
+  private hear(news: News): void {
+    switch (news.type) {
+      case "open":
+        this.state = "open";
+        if (this.opened) this.epoch += 1;
+        this.opened = true;
+        return;
+      case "lost":
+        this.state = "lost";
+        return;
+      case "message":
+        this.receive(news.event, news.text);
+    }
   }
 
   private receive(event: LiveMessage["event"], text: string): void {

@@ -13,11 +13,15 @@ export interface MatrixAt {
 
 // 256 matrices of 58 x 256 are 15 MB.
 const CAPACITY = 256;
+/** Steps that are read ahead at the same time. */
+const AT_A_TIME = 2;
 
 /** Matrices of one run and metric by the step that was asked for, so that scrubbing back and forth reads each once. */
 export class MatrixCache {
   private readonly entries = new Map<number, MatrixAt>();
   private readonly pending = new Map<number, Promise<MatrixAt>>();
+  private ahead: number[] = [];
+  private reading = 0;
 
   constructor(
     private readonly run: string,
@@ -38,6 +42,33 @@ export class MatrixCache {
       this.entries.set(step, cached);
       return cached;
     }
+    // Who wants a step now does not wait for what was to be read ahead of another.
+    this.ahead = [];
+    return this.request(step);
+  }
+
+  /** Reads ahead, a few at a time, and only what was asked for last; a failure shows when the step is really wanted. */
+  prefetch(steps: readonly number[]): void {
+    this.ahead = [...steps];
+    this.readAhead();
+  }
+
+  private readAhead(): void {
+    while (this.reading < AT_A_TIME) {
+      const step = this.ahead.shift();
+      if (step === undefined) return;
+      if (this.entries.has(step) || this.pending.has(step)) continue;
+      this.reading += 1;
+      this.request(step)
+        .catch(() => undefined)
+        .finally(() => {
+          this.reading -= 1;
+          this.readAhead();
+        });
+    }
+  }
+
+  private async request(step: number | null): Promise<MatrixAt> {
     const waiting = step === null ? undefined : this.pending.get(step);
     if (waiting) return waiting;
     const request = api.matrix(this.run, this.name, step).then((answer) => {
@@ -50,11 +81,6 @@ export class MatrixCache {
     if (step === null) return request;
     this.pending.set(step, request);
     return request.finally(() => this.pending.delete(step));
-  }
-
-  /** Reads ahead; a failure shows when the step is really wanted. */
-  prefetch(steps: readonly number[]): void {
-    for (const step of steps) if (!this.entries.has(step)) this.read(step).catch(() => undefined);
   }
 
   private store(step: number, found: MatrixAt): void {

@@ -119,33 +119,56 @@ const PIN_SHAPES: Record<Pin["severity"], (context: CanvasRenderingContext2D, x:
   error: (context, x, y, r) => context.rect(x - r * 0.8, y - r * 0.8, 1.6 * r, 1.6 * r),
 };
 
-export function pinColour(pin: Pin, palette: Palette): string {
-  return { info: palette.muted, warning: palette.watch, error: palette.failing }[pin.severity];
+function pinColour(severity: Pin["severity"], palette: Palette): string {
+  return { info: palette.muted, warning: palette.watch, error: palette.failing }[severity];
+}
+
+/** Pins closer together than this many pixels share a mark, that of the most severe. */
+const PIN_ROOM = 7;
+/** With more marks than this, lines would hide the curve. */
+const MOST_PIN_LINES = 24;
+const SEVERITIES: readonly Pin["severity"][] = ["info", "warning", "error"];
+
+/** Where marks stand: pins from left to right, those without room merged. */
+export function pinMarks(pins: readonly { x: number; severity: Pin["severity"] }[], room: number): { x: number; severity: Pin["severity"] }[] {
+  const marks: { x: number; severity: Pin["severity"] }[] = [];
+  for (const { x, severity } of [...pins].sort((a, b) => a.x - b.x)) {
+    const last = marks.at(-1);
+    if (!last || x - last.x >= room) marks.push({ x, severity });
+    else if (SEVERITIES.indexOf(severity) > SEVERITIES.indexOf(last.severity)) last.severity = severity;
+  }
+  return marks;
 }
 
 /** Events as dashed lines with a mark on top, whose shape tells the severity. */
 export function paintPins(u: uPlot, pins: readonly Pin[], reference: Line | undefined, palette: Palette): void {
   if (!reference) return;
   const ratio = devicePixelRatio;
-  const { top, height } = u.bbox;
+  const { top, left, width, height } = u.bbox;
+  const placed = pins.flatMap(({ step, severity }) => {
+    const at = xOfStep(reference, step);
+    const x = at === null ? null : u.valToPos(at, "x", true);
+    return x === null || x < left - 1 || x > left + width + 1 ? [] : [{ x, severity }];
+  });
+  const marks = pinMarks(placed, PIN_ROOM * ratio);
   clipped(u, (context) => {
-    for (const pin of pins) {
-      const at = xOfStep(reference, pin.step);
-      if (at === null) continue;
-      const x = u.valToPos(at, "x", true);
-      context.strokeStyle = pinColour(pin, palette);
+    for (const { x, severity } of marks) {
+      context.strokeStyle = pinColour(severity, palette);
       context.fillStyle = context.strokeStyle;
-      context.lineWidth = ratio;
-      context.globalAlpha = pin.severity === "info" ? 0.35 : 0.6;
-      context.setLineDash([3 * ratio, 3 * ratio]);
+      if (marks.length <= MOST_PIN_LINES) {
+        context.lineWidth = ratio;
+        context.globalAlpha = severity === "info" ? 0.35 : 0.6;
+        context.setLineDash([3 * ratio, 3 * ratio]);
+        context.beginPath();
+        context.moveTo(x, top + 8 * ratio);
+        context.lineTo(x, top + height);
+        context.stroke();
+        context.setLineDash([]);
+        context.globalAlpha = 1;
+      }
       context.beginPath();
-      context.moveTo(x, top + 8 * ratio);
-      context.lineTo(x, top + height);
-      context.stroke();
-      context.setLineDash([]);
-      context.globalAlpha = 1;
-      context.beginPath();
-      PIN_SHAPES[pin.severity](context, x, top + 5 * ratio, 4 * ratio);
+      const size = marks.length <= MOST_PIN_LINES ? 4 : 3;
+      PIN_SHAPES[severity](context, x, top + (size + 1) * ratio, size * ratio);
       context.fill();
     }
   }, 5 * ratio);

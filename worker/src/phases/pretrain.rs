@@ -91,6 +91,8 @@ struct Run<'a, K: Kernels> {
     position: Position,
     speed: Speed,
     last: Option<StepReport>,
+    /// The validation of the last step, where there was one.
+    validated: Option<ValidationLoss>,
 }
 
 /// Tokens trained on by this process and the time that their steps took.
@@ -142,6 +144,7 @@ impl<'a, K: Kernels> Run<'a, K> {
             },
             speed: Speed::default(),
             last: None,
+            validated: None,
         })
     }
 
@@ -167,8 +170,10 @@ impl<'a, K: Kernels> Run<'a, K> {
             self.speed.seconds += seconds;
             let after = self.position.tokens;
             let crossed = |every: Milestone| crosses(every.resolve(total), before, after);
-            let validation_due = crossed(self.pretrain.validation.every) && self.position.tokens < total.0;
-            let validation = if validation_due {
+            let validation = if after >= total.0 {
+                // Before the last checkpoint: a step is reported once, with everything that was measured of it.
+                self.validate_all()?
+            } else if crossed(self.pretrain.validation.every) {
                 self.validate(self.pretrain.validation.rows as usize)?
             } else {
                 None
@@ -176,6 +181,7 @@ impl<'a, K: Kernels> Run<'a, K> {
             self.report(&report, settings, before, seconds, validation);
             self.refuse_divergence(&report)?;
             self.last = Some(report);
+            self.validated = validation;
             self.progress("training");
             if crossed(self.pretrain.checkpoint.every) && self.position.tokens < total.0 {
                 self.checkpoint()?;
@@ -213,6 +219,11 @@ impl<'a, K: Kernels> Run<'a, K> {
 
     fn validate(&mut self, limit: usize) -> Result<Option<ValidationLoss>> {
         validate(&mut self.trainer, &self.validation, limit, &self.token_bytes, self.context)
+    }
+
+    fn validate_all(&mut self) -> Result<Option<ValidationLoss>> {
+        self.progress("validating");
+        self.validate(usize::MAX)
     }
 
     /// One batch of metrics for the step that just ended.
@@ -332,12 +343,14 @@ impl<'a, K: Kernels> Run<'a, K> {
     /// The last checkpoint becomes the artifact.
     fn finish(&mut self) -> Result<()> {
         let checkpoint = self.checkpoint()?;
-        self.progress("validating");
-        let validation = self.validate(usize::MAX)?;
+        if self.validated.is_none() {
+            // An earlier process made the last step, or was asked to stop while it validated.
+            self.validated = self.validate_all()?;
+        }
         if self.context.stop_requested() {
             return Err(Error::Stopped);
         }
-        let statistics = self.statistics(validation)?;
+        let statistics = self.statistics(self.validated)?;
         let output = Path::new(&self.assignment.output);
         clear(output)?;
         for entry in fs::read_dir(&checkpoint).map_err(Error::io("list", &checkpoint))? {

@@ -6,7 +6,7 @@ use crate::output;
 use fathom_spec::record::{Body, Matrix, MetricBatch, Record};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +24,10 @@ const STEPS: usize = 100;
 /// Readers of live events at a time.
 const READERS: usize = 1_000;
 const JOB: &str = "bench";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which the server folds what it was sent.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -50,7 +54,7 @@ pub fn run(args: &Args) -> Result {
         line["database"] = json!(database);
         output::stdout(&line.to_string())
     };
-    show(ingest(&client, args.seconds)?)?;
+    show(ingest(&server, args.seconds)?)?;
     show(one_step(&client)?)?;
     show(read(&client, args.points)?)?;
     show(scrub(&client)?)?;
@@ -94,6 +98,26 @@ impl Server {
             child,
             directory,
         })
+    }
+
+    /// Asks for `path` on a connection of its own, whose answer is still to be read.
+    fn ask(&self, path: &str, accept: &str) -> std::io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n",
+            self.address, self.secret
+        );
+        stream.write_all(request.as_bytes())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// Bytes of the database, as the server's own metrics have it.
+    fn database_bytes(&self) -> Option<u64> {
+        let mut text = String::new();
+        self.ask("/metrics", "*/*").ok()?.read_to_string(&mut text).ok()?;
+        let line = text.lines().find(|line| line.starts_with("fathom_database_size_bytes "))?;
+        line.split_whitespace().nth(1)?.parse().ok()
     }
 
     /// Resident memory in bytes.
@@ -186,7 +210,9 @@ fn send(client: &Client, run: &str, body: &[u8]) -> Result {
 }
 
 /// Points per second that eight writers get through, and how long a request takes.
-fn ingest(client: &Client, seconds: u64) -> Result<Value> {
+fn ingest(server: &Server, seconds: u64) -> Result<Value> {
+    let client = &server.client;
+    let before = server.database_bytes();
     let start = Instant::now();
     let end = start + Duration::from_secs(seconds);
     let writers: Vec<_> = (0..WRITERS)
@@ -216,8 +242,14 @@ fn ingest(client: &Client, seconds: u64) -> Result<Value> {
         times.extend(acked);
     }
     let elapsed = start.elapsed().as_secs_f64();
+    // What is folded in the background is on disk as well.
+    std::thread::sleep(SETTLE);
+    let grown = before
+        .zip(server.database_bytes())
+        .map(|(before, after)| after.saturating_sub(before));
     Ok(json!({
         "bench": "ingest", "writers": WRITERS, "points_per_request": SCALARS * STEPS, "points": points,
+        "bytes_per_point": grown.map(|bytes| bytes as f64 / points as f64),
         "points_per_second": (points as f64 / elapsed).round(), "ack_p50_ms": quantile(&mut times, 0.5) * 1e3, "ack_p99_ms": quantile(&mut times, 0.99) * 1e3,
     }))
 }
@@ -253,7 +285,7 @@ fn read(client: &Client, points: u64) -> Result<Value> {
         step += many;
     }
     // What is folded in the background is not part of the measurement.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(SETTLE);
     let mut times = Vec::new();
     let mut bytes = 0;
     for turn in 0..200u64 {
@@ -288,33 +320,52 @@ fn scrub(client: &Client) -> Result<Value> {
     )
 }
 
-/// Memory of the server with many readers of live events.
+/// Memory of the server with many readers of live events, and how many of them it answered.
 fn live(server: &Server) -> Result<Value> {
+    let failed = |error: &std::io::Error| Failure::new(Exit::Failed, "cannot read live events").caused_by(error);
     let before = server.memory();
     let mut readers = Vec::new();
     for _ in 0..READERS {
-        let mut stream =
-            TcpStream::connect(&server.address).map_err(|error| Failure::new(Exit::Failed, "cannot connect").caused_by(&error))?;
-        let request = format!(
-            "GET /api/v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nAccept: text/event-stream\r\n\r\n",
-            server.address, server.secret
-        );
-        stream
-            .write_all(request.as_bytes())
-            .map_err(|error| Failure::new(Exit::Failed, "cannot ask").caused_by(&error))?;
-        readers.push(stream);
+        let stream = server.ask(&format!("/api/v1/runs/{}/events", run_name(0)), "text/event-stream");
+        readers.push(stream.map_err(|error| failed(&error))?);
         // Below the server's limit of requests per second.
         std::thread::sleep(Duration::from_millis(6));
     }
+    let end = Instant::now() + Duration::from_secs(5);
+    let drain = std::thread::spawn(move || drain(readers, end));
     let run = run_name(0);
     let mut step = 1 << 30;
-    let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
         step += 1;
         send(&server.client, &run, &body(&run, &[record(&run, step, step, SCALARS, 0)]))?;
         std::thread::sleep(Duration::from_millis(250));
     }
-    Ok(json!({"bench": "live", "readers": readers.len(), "memory_before_bytes": before, "memory_bytes": server.memory()}))
+    let memory = server.memory();
+    let answered = drain
+        .join()
+        .map_err(|_| Failure::new(Exit::Failed, "a reader panicked"))?
+        .map_err(|error| failed(&error))?;
+    Ok(json!({"bench": "live", "readers": READERS, "answered": answered, "memory_before_bytes": before, "memory_bytes": memory}))
+}
+
+/// Reads all streams as their data comes; returns how many had a message.
+fn drain(mut readers: Vec<TcpStream>, end: Instant) -> std::io::Result<usize> {
+    let mut answered = vec![false; readers.len()];
+    let mut buffer = vec![0; 64 << 10];
+    for reader in &readers {
+        reader.set_nonblocking(true)?;
+    }
+    while Instant::now() < end {
+        for (reader, answered) in readers.iter_mut().zip(&mut answered) {
+            match reader.read(&mut buffer) {
+                Ok(read) => *answered |= buffer[..read].windows(6).any(|window| window == b"data: "),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(answered.into_iter().filter(|answered| *answered).count())
 }
 
 /// The value that a share of the sorted values does not exceed.

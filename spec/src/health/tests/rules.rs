@@ -137,9 +137,8 @@ fn layers_with_the_same_trouble_are_one_reason() {
 
 #[test]
 fn thresholds_are_a_manifest_section() {
-    let thresholds: Thresholds = serde_json::from_str(r#"{"loss": {"watchZ": 5}, "gradient": {"clipNorm": 1.0}}"#).unwrap();
+    let thresholds: Thresholds = serde_json::from_str(r#"{"loss": {"watchZ": 5}}"#).unwrap();
     assert_eq!((thresholds.loss.watch_z, thresholds.loss.failing_z), (5.0, 8.0));
-    assert_eq!(thresholds.gradient.clip_norm, Some(1.0));
     let text = serde_json::to_string(&thresholds).unwrap();
     assert_eq!(serde_json::from_str::<Thresholds>(&text).unwrap(), thresholds);
     let error = serde_json::from_str::<Thresholds>(r#"{"loss": {"watch": 5}}"#).unwrap_err();
