@@ -1,25 +1,31 @@
-//! `cargo xtask bench train`: training speed of the release binary, and of transformers + torch on the same config.
+//! `cargo xtask bench`: the release binary measured, and others beside it in the same run.
+
+mod history;
 
 use crate::error::Error;
 use crate::foreign;
 use crate::process::{self, Context};
 
 const HELP: &str = "\
-Measure training speed on random tokens: forward, backward, clip, AdamW, bias update.
+Measure the release binary; one JSON line per figure goes to standard output.
 
 Usage: cargo xtask bench train [OPTIONS]
+       cargo xtask bench history [OPTIONS]
 
-Options:
+train: training speed on random tokens: forward, backward, clip, AdamW, bias update
   --config FILE         config.json of the model (default: xtask/bench/nano-bench.config.json)
   --sequence-length N   Tokens per sequence (default: 256)
   --batch N             Sequences per step (default: 8)
   --steps N             Measured steps (default: 20)
   --compare             Also run transformers + torch, installed once under $FATHOM_CACHE/venv/bench (several GB)
 
-One JSON line per program goes to standard output.
+history: ingest, reads and live readers over REST, in the embedded database and in a Postgres server of its own
+  --seconds N           Seconds of ingest (default: 10)
+  --trainer             Also train the quickstart's model four times, without and with a server beside it
+  --compare             Also run MLflow and Trackio, installed once under $FATHOM_CACHE/venv/trackers
 ";
 
-/// What to measure.
+/// What to train.
 #[derive(Debug, PartialEq)]
 struct Options {
     config: String,
@@ -35,6 +41,17 @@ pub fn run(context: &Context, arguments: &[String]) -> Result<(), Error> {
         print!("{HELP}");
         return Ok(());
     }
+    match arguments.split_first() {
+        Some((what, rest)) if what == "train" => train(context, rest),
+        Some((what, rest)) if what == "history" => history::run(context, rest),
+        Some((other, _)) => Err(Error::Usage(format!("unknown benchmark `{other}`; expected train or history"))),
+        None => Err(Error::Usage(
+            "which benchmark? expected `cargo xtask bench train` or `history`".into(),
+        )),
+    }
+}
+
+fn train(context: &Context, arguments: &[String]) -> Result<(), Error> {
     let options = parse(arguments)?;
     let numbers = [options.sequence_length, options.batch, options.steps].map(|number| number.to_string());
     let [sequence_length, batch, steps] = numbers.each_ref().map(String::as_str);
@@ -59,11 +76,6 @@ pub fn run(context: &Context, arguments: &[String]) -> Result<(), Error> {
 
 fn parse(arguments: &[String]) -> Result<Options, Error> {
     let mut words = arguments.iter().map(String::as_str);
-    match words.next() {
-        Some("train") => {}
-        Some(other) => return Err(Error::Usage(format!("unknown benchmark `{other}`; expected train"))),
-        None => return Err(Error::Usage("which benchmark? expected `cargo xtask bench train`".into())),
-    }
     let mut options = Options {
         config: "xtask/bench/nano-bench.config.json".into(),
         sequence_length: 256,
@@ -102,21 +114,14 @@ mod tests {
 
     #[test]
     fn options_override_the_defaults() {
-        let options = parsed("train --steps 3 --compare --config c.json").unwrap();
+        let options = parsed("--steps 3 --compare --config c.json").unwrap();
         assert_eq!((options.steps, options.batch, options.compare), (3, 8, true));
         assert_eq!(options.config, "c.json");
     }
 
     #[test]
     fn wrong_command_lines_are_refused() {
-        for line in [
-            "",
-            "infer",
-            "train --steps",
-            "train --steps 0",
-            "train --steps -1",
-            "train --speed 3",
-        ] {
+        for line in ["--steps", "--steps 0", "--steps -1", "--speed 3"] {
             assert!(matches!(parsed(line), Err(Error::Usage(_))), "{line}");
         }
     }

@@ -24,7 +24,7 @@ pub fn generate(context: &Context, check: bool, problems: &mut Vec<String>) -> R
         println!("{DUMP}: not compared: {cure}");
         return Ok(());
     }
-    let server = Server::start(context)?;
+    let server = Server::start(context, Durability::None)?;
     for migration in migrations(context)? {
         process::run(
             server
@@ -76,11 +76,10 @@ fn queries(context: &Context, server: &Server) -> Result<(), Error> {
     let text = std::fs::read(&source).map_err(failed(&source))?;
     std::fs::write(&source, text).map_err(failed(&source))?;
     let mut compile = context.cargo(&["check", "--quiet", "--workspace"]);
-    let url = format!("postgres://postgres@localhost/postgres?host={}", server.directory.display());
     compile
         .env("SQLX_OFFLINE", "false")
         .env("SQLX_OFFLINE_DIR", &folder)
-        .env("DATABASE_URL", url);
+        .env("DATABASE_URL", server.url());
     process::run(&mut compile)
 }
 
@@ -100,14 +99,24 @@ fn migrations(context: &Context) -> Result<Vec<PathBuf>, Error> {
     Ok(migrations)
 }
 
+/// Whether a server waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It does not: nothing in it is kept.
+    None,
+    /// It does, as in production.
+    Full,
+}
+
 /// A server in a temporary directory; it ends when this is dropped.
-struct Server {
+pub struct Server {
     child: Child,
     directory: PathBuf,
 }
 
 impl Server {
-    fn start(context: &Context) -> Result<Self, Error> {
+    /// Starts one and waits until it answers.
+    pub fn start(context: &Context, durability: Durability) -> Result<Self, Error> {
         let directory = std::env::temp_dir().join(format!("fathom-postgres-{}", std::process::id()));
         std::fs::create_dir_all(&directory).map_err(|source| Error::File {
             path: directory.clone(),
@@ -130,7 +139,10 @@ impl Server {
             .arg(&data)
             .arg("-k")
             .arg(&directory)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off"]);
+            .args(["-c", "listen_addresses="]);
+        if durability == Durability::None {
+            postgres.args(["-c", "fsync=off"]);
+        }
         let started = postgres.stdout(Stdio::null()).stderr(Stdio::null()).current_dir(&directory).spawn();
         let child = started.map_err(|source| process::start_error(&postgres, source))?;
         let server = Self { child, directory };
@@ -145,6 +157,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(server)
+    }
+
+    /// Its `DATABASE_URL`.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@localhost/postgres?host={}", self.directory.display())
     }
 
     /// A client program, connected to this server.

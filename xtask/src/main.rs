@@ -26,7 +26,7 @@ Commands:
   test [--python]       Everything that must hold before a change lands; --python also installs what the Python checks need
   tidy                  Crate edges, sources, licences of exceptions: what the compiler does not check
   gen [--check]         Rewrite the generated files that are committed; --check only compares
-  bench train [OPTIONS] Measure training speed; `cargo xtask bench --help` lists the options
+  bench train|history   Measure training speed, or the history; `cargo xtask bench --help` lists the options
   help                  This text
 
 Environment:
