@@ -3,6 +3,7 @@
 //! Figures are the best of several repetitions: other work on the machine only ever adds time.
 
 mod cases;
+mod formats;
 mod product;
 
 use crate::cpu::Cpu;

@@ -2,7 +2,8 @@
 //!
 //! One trait, [`Kernels`], of coarse, fused operations over device buffers. [`Reference`] implements it with naive loops and is the
 //! oracle; [`Cpu`] implements it with SIMD and threads. The model is written once against the trait and never names a device. [`compare`]
-//! judges one against the other, [`mod@bench`] measures speed.
+//! judges one against the other, [`mod@bench`] measures speed. [`formats`] defines FP8 and its relatives; both backends quantise to them, bit
+//! for bit alike.
 //!
 //! Conventions of every operation:
 //!
@@ -23,6 +24,7 @@ pub mod bench;
 pub mod compare;
 pub mod cpu;
 pub mod dims;
+pub mod formats;
 pub mod reference;
 
 pub use cpu::Cpu;
@@ -36,6 +38,8 @@ use dims::{
 /// Element types of buffers.
 pub trait Element: bytemuck::Pod + Default + Send + Sync {}
 impl Element for f32 {}
+impl Element for u8 {}
+impl Element for formats::Bf16 {}
 impl Element for u32 {}
 impl Element for i32 {}
 

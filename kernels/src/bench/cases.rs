@@ -1,5 +1,6 @@
 //! What is measured: the products and operations of a training step of 8 sequences of 256 tokens, width 256, as in the project's bench.
 
+use super::formats::formats;
 use super::{Measurement, Work, measure, peak_flops};
 use crate::dims::{
     AdamW, AttentionDims, DispatchDims, EmbeddingDims, GroupedDims, HeadDims, LinearDims, RmsNormDims, RopeDims, RouteDims, SwigluDims,
@@ -27,7 +28,7 @@ const LINEAR: [(usize, usize); 8] = [
 ];
 
 /// A buffer of varied values around zero.
-fn values(cpu: &Cpu, len: usize) -> Vec<f32> {
+pub fn values(cpu: &Cpu, len: usize) -> Vec<f32> {
     let mut buffer = cpu.zeros(len);
     for (index, value) in buffer.iter_mut().enumerate() {
         *value = ((index * 7919) % 1024) as f32 / 512.0 - 1.0;
@@ -133,6 +134,7 @@ pub fn operations(cpu: &Cpu) -> Vec<Measurement> {
     measurements.extend(pointwise(cpu, peak));
     measurements.extend(routing(cpu, peak));
     measurements.extend(memory(cpu, peak));
+    measurements.extend(formats(cpu, peak));
     measurements
 }
 

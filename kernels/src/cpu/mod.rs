@@ -11,6 +11,7 @@
 
 mod adamw;
 mod attention;
+mod codes;
 mod disjoint;
 mod dispatch;
 mod elementwise;
@@ -23,6 +24,7 @@ mod linear;
 mod pack;
 mod peak;
 mod prefix;
+mod quantize;
 mod rmsnorm;
 mod rope;
 mod route;

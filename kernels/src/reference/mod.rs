@@ -14,6 +14,8 @@ mod head_loss;
 mod linear;
 mod memory;
 mod prefix;
+mod quantize;
+mod quantized_product;
 mod real;
 mod reduce;
 mod rmsnorm;
