@@ -1,5 +1,9 @@
 //! One training step on given weights and tokens, with everything written out: how the core is compared with other implementations.
 
+mod formats;
+
+pub use formats::{gemm, quantize};
+
 use crate::error::{Error, Result};
 use crate::model::layout::{Role, Tensor};
 use crate::model::{BatchDims, Model};

@@ -21,7 +21,7 @@ train: training speed on random tokens: forward, backward, clip, AdamW, bias upd
 
 history: ingest, reads and live readers over REST, in the embedded database and in a Postgres server of its own
   --seconds N           Seconds of ingest (default: 10)
-  --trainer             Also train the quickstart's model four times, without and with a server beside it
+  --trainer             Also run the quickstart, with its server halted and released in turns
   --compare             Also run MLflow and Trackio, installed once under $FATHOM_CACHE/venv/trackers
 ";
 

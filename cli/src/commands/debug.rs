@@ -4,7 +4,8 @@ use super::worker_failure;
 use crate::failure::Result;
 use crate::output;
 use fathom_kernels::Cpu;
-use fathom_worker::debug::{StepArguments, step};
+use fathom_kernels::formats::Scaling;
+use fathom_worker::debug::{self, StepArguments};
 use std::path::PathBuf;
 
 /// Arguments.
@@ -22,6 +23,57 @@ enum DebugCommand {
     /// The output has `hidden` `[B,T,d]`, `logits` `[B,T,V]`, `mtp_logits` `[B,T-1,V]` (of MTP modules after the first: `mtp_logits.2`, ...) and the
     /// gradient of every weight under its checkpoint name with the prefix `grad.`, in FP32.
     Step(StepArgs),
+    /// Quantise a matrix to E4M3 in every grouping; write codes and scales, print statistics as JSON
+    ///
+    /// The output has `NAME.codes` (U8, as `x`) and `NAME.scales` (F32, one per group; a code times its scale is the value) for `NAME` of `tile_1x128`,
+    /// `tile_128x1` and `block_128x128`, and the same with scales that are powers of two as `NAME_pow2`.
+    Quantize(QuantizeArgs),
+    /// Multiply two matrices as a linear layer does in its forward pass; write the product
+    Gemm(GemmArgs),
+}
+
+/// Arguments of `debug quantize`.
+#[derive(Debug, clap::Args)]
+struct QuantizeArgs {
+    /// File with a matrix `x`, FP32, of any shape
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Arguments of `debug gemm`.
+#[derive(Debug, clap::Args)]
+struct GemmArgs {
+    /// Arithmetic: E4M3 operands (`a` in tiles of 1 x 128, `b` in blocks of 128 x 128), promotion to FP32 after every 128 terms
+    #[arg(long, value_enum, default_value_t = ProductPrecision::Fp8)]
+    precision: ProductPrecision,
+    /// Scales of the groups
+    #[arg(long, value_enum, default_value_t = Scales::Plain)]
+    scales: Scales,
+    /// File with the matrices `a` [M, K] and `b` [N, K], FP32
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// File to write `y` [M, N] = a b^T to, FP32
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Arithmetic of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ProductPrecision {
+    /// E4M3.
+    Fp8,
+}
+
+/// How scales follow from the largest magnitude of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Scales {
+    /// Largest magnitude / 448.
+    Plain,
+    /// The next power of two.
+    PowerOfTwo,
 }
 
 /// Arguments of `debug step`.
@@ -52,7 +104,27 @@ struct StepArgs {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result {
-    let DebugCommand::Step(StepArgs {
+    let report = match args.command {
+        DebugCommand::Step(args) => one_step(args),
+        DebugCommand::Quantize(QuantizeArgs { input, out }) => debug::quantize(&input, &out),
+        DebugCommand::Gemm(GemmArgs {
+            precision: ProductPrecision::Fp8,
+            scales,
+            input,
+            out,
+        }) => {
+            let scaling = match scales {
+                Scales::Plain => Scaling::Plain,
+                Scales::PowerOfTwo => Scaling::PowerOfTwo,
+            };
+            debug::gemm(&input, &out, scaling)
+        }
+    };
+    output::stdout(&output::json(&report.map_err(|error| worker_failure(&error))?)?)
+}
+
+fn one_step(args: StepArgs) -> fathom_worker::error::Result<serde_json::Value> {
+    let StepArgs {
         model,
         tokens,
         out,
@@ -60,7 +132,7 @@ pub fn run(args: Args) -> Result {
         mtp_weight,
         balance_alpha,
         threads,
-    }) = args.command;
+    } = args;
     let arguments = StepArguments {
         model,
         tokens,
@@ -69,6 +141,5 @@ pub fn run(args: Args) -> Result {
         mtp_weight,
         balance_alpha,
     };
-    let losses = step(Cpu::new(threads), &arguments).map_err(|error| worker_failure(&error))?;
-    output::stdout(&output::json(&losses)?)
+    debug::step(Cpu::new(threads), &arguments)
 }

@@ -28,6 +28,8 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(20);
 /// Threads of the asynchronous runtime: training needs the others.
 const THREADS: usize = 2;
+/// How far threads of the server stand back behind a trainer: a tenth of its share where both want a core.
+const NICENESS: i32 = 10;
 
 /// How to serve a local directory.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ pub fn serve(
     std::mem::forget(lock);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
+        .on_thread_start(give_way)
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start the server").caused_by(&error))?;
@@ -176,9 +179,17 @@ fn spawn_shipper(
     let (directory, client, stopping) = (directory.clone(), endpoint.client(), Arc::clone(stopping));
     let (sender, caught_up) = oneshot::channel();
     let thread = spawn("shipper", move || {
+        give_way();
         ship(&mut Shipper::new(directory, client), &stopping, Some(sender));
     })?;
     Ok((thread, caught_up))
+}
+
+/// Lowers the priority of this thread: a trainer beside us uses every core, and what it leaves idle is enough. Not that of the queue's thread, whose
+/// children train.
+fn give_way() {
+    // Nobody is worse off if it is refused.
+    let _ = rustix::process::nice(NICENESS);
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
