@@ -249,6 +249,11 @@ fn check(batch: &Batch<'_>) -> Result<()> {
             {
                 return Err(Error::Invalid(format!("metric `{name}`: names that begin with `$` are reserved")));
             }
+            if let Some(name) = metrics.scalars.keys().find(|&name| metrics.matrices.contains_key(name)) {
+                return Err(Error::Invalid(format!(
+                    "metric `{name}` is a scalar and a matrix: give one of them another name"
+                )));
+            }
         }
     }
     if points > MAX_POINTS {

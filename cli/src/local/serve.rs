@@ -28,6 +28,8 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(20);
 /// Threads of the asynchronous runtime: training needs the others.
 const THREADS: usize = 2;
+/// Name of the queue's thread.
+const QUEUE: &str = "queue";
 /// How far threads of the server stand back behind a trainer: a tenth of its share where both want a core.
 const NICENESS: i32 = 10;
 
@@ -59,7 +61,6 @@ pub fn serve(
     std::mem::forget(lock);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
-        .on_thread_start(give_way)
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start the server").caused_by(&error))?;
@@ -106,6 +107,7 @@ async fn run(settings: Settings, ready: impl FnOnce(&Endpoint) -> Result, stop: 
     // A large directory catches up while it is looked at.
     let _ = tokio::time::timeout(CATCH_UP, caught_up).await;
     ready(&endpoint)?;
+    give_way();
     stop.await;
     stopping.store(true, Ordering::Relaxed);
     // The queue's run stops first, then what it still reported is sent, then the server ends.
@@ -167,7 +169,7 @@ async fn open(directory: &Directory, database: Option<&str>) -> Result<Store> {
 
 fn spawn_queue(directory: &Directory, stopping: &Arc<AtomicBool>) -> Result<std::thread::JoinHandle<()>> {
     let (queue, stopping) = (Queue::new(directory.clone()), Arc::clone(stopping));
-    spawn("queue", move || queue.run(&stopping))
+    spawn(QUEUE, move || queue.run(&stopping))
 }
 
 /// The receiver completes when everything that was there has been sent.
@@ -179,17 +181,25 @@ fn spawn_shipper(
     let (directory, client, stopping) = (directory.clone(), endpoint.client(), Arc::clone(stopping));
     let (sender, caught_up) = oneshot::channel();
     let thread = spawn("shipper", move || {
-        give_way();
         ship(&mut Shipper::new(directory, client), &stopping, Some(sender));
     })?;
     Ok((thread, caught_up))
 }
 
-/// Lowers the priority of this thread: a trainer beside us uses every core, and what it leaves idle is enough. Not that of the queue's thread, whose
-/// children train.
+/// Lowers the priority of all threads but the queue's, whose children train: a trainer beside us uses every core, and what it leaves idle is enough
+/// once the database is open. Threads to come inherit it.
 fn give_way() {
-    // Nobody is worse off if it is refused.
-    let _ = rustix::process::nice(NICENESS);
+    // Nobody is worse off where threads are not listed or the change is refused.
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let id = task
+            .file_name()
+            .to_str()
+            .and_then(|id| rustix::process::Pid::from_raw(id.parse().ok()?));
+        if name.trim_end() != QUEUE && id.is_some() {
+            let _ = rustix::process::setpriority_process(id, NICENESS);
+        }
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
