@@ -215,7 +215,7 @@ fn memory(job: &ValidatedJob, training: &Training<'_>) -> (Option<f64>, &'static
     let a = &job.architecture;
     match job.worker.device {
         Device::Cpu => {
-            let total = cpu_memory(a, training.sequence_length, training.micro_batch).total();
+            let total = cpu_memory(a, job.precision, training.sequence_length, training.micro_batch).total();
             (
                 Some(total as f64),
                 "at the peak of training (weights, gradients, moments, activations)",

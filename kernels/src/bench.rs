@@ -4,12 +4,16 @@
 
 mod cases;
 mod formats;
+mod gemm;
+mod operands;
 mod product;
 
 use crate::cpu::Cpu;
 use std::time::{Duration, Instant};
 
-pub use cases::{gemm, operations};
+pub use cases::operations;
+pub use gemm::gemm;
+pub use operands::Precision;
 pub use product::product;
 
 /// How long one operation is repeated.
@@ -28,7 +32,7 @@ pub struct Measurement {
     pub gflops: f64,
     /// Bytes that must be read and written at least, per second, in units of 1e9.
     pub gigabytes: f64,
-    /// `gflops` as a share of [`peak_flops`]; 0 without floating-point work.
+    /// `gflops` as a share of [`peak_flops`], or of [`peak_flops_bf16`] on BF16 operands; 0 without floating-point work.
     pub share_of_peak: f64,
 }
 
@@ -59,15 +63,26 @@ fn measure(name: String, work: Work, peak: f64, mut call: impl FnMut()) -> Measu
     }
 }
 
-/// Floating-point operations per second that all threads reach together on registers alone; the roof of every product.
+/// Floating-point operations per second that all threads reach together on registers alone; the roof of every product of FP32.
 #[must_use]
 pub fn peak_flops(cpu: &Cpu) -> f64 {
+    peak(|rounds| cpu.multiply_add_registers(rounds))
+}
+
+/// As [`peak_flops`], with products of BF16 values.
+#[must_use]
+pub fn peak_flops_bf16(cpu: &Cpu) -> f64 {
+    peak(|rounds| cpu.multiply_add_pairs(rounds))
+}
+
+/// The best rate of `run`, which returns the operations of so many rounds.
+fn peak(run: impl Fn(usize) -> f64) -> f64 {
     /// About 3 ms: shorter than the time that another process would take between two runs of the scheduler.
     const ROUNDS: usize = 1_000_000;
     let mut best = 0.0_f64;
     for _ in 0..40 {
         let start = Instant::now();
-        let flops = cpu.multiply_add_registers(ROUNDS);
+        let flops = run(ROUNDS);
         best = best.max(flops / start.elapsed().as_secs_f64());
     }
     best

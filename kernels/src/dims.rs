@@ -3,9 +3,11 @@
 //! A check takes the lengths of the buffers and panics, with the sizes, unless the dimensions are legal and every buffer holds the
 //! elements that the operation touches. A longer buffer is fine: scratch memory is sized for the largest batch.
 
+use crate::formats::GROUP;
+
 /// Product of extents; panics on overflow, so that no later check compares with a wrapped size.
 #[track_caller]
-fn size(extents: &[usize]) -> usize {
+pub(crate) fn size(extents: &[usize]) -> usize {
     extents
         .iter()
         .try_fold(1_usize, |product, &extent| product.checked_mul(extent))
@@ -14,7 +16,7 @@ fn size(extents: &[usize]) -> usize {
 
 /// Panics unless a buffer holds at least `needed` elements.
 #[track_caller]
-fn at_least(name: &str, len: usize, needed: usize) {
+pub(crate) fn at_least(name: &str, len: usize, needed: usize) {
     assert!(len >= needed, "{name} has {len} elements, the dimensions need {needed}");
 }
 
@@ -222,7 +224,7 @@ pub struct AttentionDims {
     pub value: usize,
     /// Columns of `kv_a` before the shared rotary key `[c]`; its rows have `c + r` columns.
     pub kv_rank: usize,
-    /// Factor on the logits.
+    /// Factor on the logits; positive.
     pub scale: f32,
 }
 
@@ -253,9 +255,10 @@ impl AttentionDims {
         self.heads * self.value
     }
 
-    /// Panics on a buffer that is too short.
+    /// Panics on a factor that is not positive or a buffer that is too short.
     #[track_caller]
     pub fn check(&self, o: usize, lse: usize, q: usize, kv_up: usize, kv_a: usize) {
+        assert!(self.scale > 0.0, "logits times {}", self.scale);
         let rows = size(&[self.sequences, self.length]);
         at_least("o_THv", o, size(&[rows, self.heads, self.value]));
         at_least("lse_HT", lse, size(&[rows, self.heads]));
@@ -396,6 +399,14 @@ impl DispatchDims {
         at_least("x_TD", x_TD, size(&[self.tokens, self.width]));
         at_least("x_RD", x_RD, size(&[self.tokens, self.top_k, self.width]));
         at_least("slots", slots, size(&[self.tokens, self.top_k]));
+    }
+
+    /// As [`DispatchDims::check`], of codes with scales of tiles of 1 x 128: scales per token, scales per row.
+    #[track_caller]
+    pub fn check_scales(&self, scales_T: usize, scales_R: usize) {
+        let tiles = self.width.div_ceil(GROUP);
+        at_least("scales of x_TD", scales_T, size(&[self.tokens, tiles]));
+        at_least("scales of x_RD", scales_R, size(&[self.tokens, self.top_k, tiles]));
     }
 
     /// Panics on a buffer that is too short.

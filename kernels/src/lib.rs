@@ -12,6 +12,8 @@
 //! - Parameter gradients accumulate (`+=`); activations and their gradients are written according to a [`Write`] argument, or
 //!   overwritten where there is none.
 //! - The result depends on inputs and dimensions only: never on the number of threads, on time or on earlier calls.
+//! - Activations and their gradients are stored as `A`: `f32` or [`formats::Bf16`]. Arithmetic and sums are FP32; a BF16 result is rounded
+//!   once, when it is written.
 //! - Sizes are checked on entry; a mismatch is a bug of the caller and panics with the sizes in the message.
 //!
 //! Shape legend: T tokens (rows), D model width, K input width, N output width, E experts, R routed rows (T x top-k),
@@ -25,21 +27,25 @@ pub mod compare;
 pub mod cpu;
 pub mod dims;
 pub mod formats;
+mod matrix;
 pub mod reference;
 
 pub use cpu::Cpu;
+pub use matrix::Matrix;
 pub use reference::Reference;
 
 use dims::{
     AdamW, AttentionDims, DispatchDims, EmbeddingDims, GroupedDims, HeadDims, LinearDims, PrefixDims, RmsNormDims, RopeDims, RouteDims,
     SwigluDims,
 };
+use formats::{Activation, Bf16, E5m6Dims, QuantizeDims, QuantizeGroupedDims, Scaling, Statistics};
 
 /// Element types of buffers.
 pub trait Element: bytemuck::Pod + Default + Send + Sync {}
 impl Element for f32 {}
 impl Element for u8 {}
-impl Element for formats::Bf16 {}
+impl Element for Bf16 {}
+impl Element for Statistics {}
 impl Element for u32 {}
 impl Element for i32 {}
 
@@ -84,23 +90,23 @@ pub trait Kernels: Send + Sync {
     /// `y = x`, elementwise.
     fn copy<T: Element>(&self, y: &mut Self::Buffer<T>, x: &Self::Buffer<T>);
     /// `y += x`, elementwise.
-    fn add(&self, y: &mut Self::Buffer<f32>, x: &Self::Buffer<f32>);
+    fn add<A: Activation>(&self, y: &mut Self::Buffer<A>, x: &Self::Buffer<A>);
 
     // --- Embedding ------------------------------------------------------------------------------------------------------------
 
     /// `y_TD[t] = table_VD[tokens_T[t]]`.
-    fn embedding_forward(
+    fn embedding_forward<A: Activation>(
         &self,
-        y_TD: &mut Self::Buffer<f32>,
-        table_VD: &Self::Buffer<f32>,
+        y_TD: &mut Self::Buffer<A>,
+        table_VD: &Self::Buffer<A>,
         tokens_T: &Self::Buffer<u32>,
         dims: EmbeddingDims,
     );
     /// `dtable_VD[tokens_T[t]] += dy_TD[t]`, in ascending order of `t`.
-    fn embedding_backward(
+    fn embedding_backward<A: Activation>(
         &self,
         dtable_VD: &mut Self::Buffer<f32>,
-        dy_TD: &Self::Buffer<f32>,
+        dy_TD: &Self::Buffer<A>,
         tokens_T: &Self::Buffer<u32>,
         dims: EmbeddingDims,
     );
@@ -108,23 +114,23 @@ pub trait Kernels: Send + Sync {
     // --- RMSNorm --------------------------------------------------------------------------------------------------------------
 
     /// `y[t] = gain * x[t] * rstd[t]`, `rstd[t] = (mean(x[t]^2) + eps)^(-1/2)`, over `dims.width` columns of strided rows.
-    fn rmsnorm_forward(
+    fn rmsnorm_forward<A: Activation>(
         &self,
-        y: &mut Self::Buffer<f32>,
+        y: &mut Self::Buffer<A>,
         rstd_T: &mut Self::Buffer<f32>,
-        x: &Self::Buffer<f32>,
+        x: &Self::Buffer<A>,
         gain_D: &Self::Buffer<f32>,
         dims: RmsNormDims,
     );
     /// `dgain_j += sum_t x_j rstd dy_j`; `dx = rstd (gain dy) - x rstd^3 / width * sum_j(x_j gain_j dy_j)`.
     /// `dx` has the layout of `x`, `dy` that of `y`.
     #[allow(clippy::too_many_arguments)]
-    fn rmsnorm_backward(
+    fn rmsnorm_backward<A: Activation>(
         &self,
-        dx: &mut Self::Buffer<f32>,
+        dx: &mut Self::Buffer<A>,
         dgain_D: &mut Self::Buffer<f32>,
-        dy: &Self::Buffer<f32>,
-        x: &Self::Buffer<f32>,
+        dy: &Self::Buffer<A>,
+        x: &Self::Buffer<A>,
         gain_D: &Self::Buffer<f32>,
         rstd_T: &Self::Buffer<f32>,
         dims: RmsNormDims,
@@ -132,45 +138,53 @@ pub trait Kernels: Send + Sync {
     );
 
     // --- Linear ---------------------------------------------------------------------------------------------------------------
+    //
+    // Products of F32 sum in FP32. Products of BF16 take terms in pairs `(2i, 2i + 1)`, ascending, in FP32, of a pair the odd term first.
+    // Products of E4M3 are those of `Reference::quantized_product`, to the bit, with tiles of 1 x 128 of `x` and `dy` and blocks of 128 x 128
+    // of `w`, but for the gradient of the weight: tiles of 128 x 1 of both. Matrices are never transposed in memory. A BF16 output is
+    // rounded once, from the FP32 sum with what it held.
 
     /// `y_TN (=|+=) x_TK w_NK^T`.
-    fn linear_forward(
+    fn linear_forward<Y: Activation>(
         &self,
-        y_TN: &mut Self::Buffer<f32>,
-        x_TK: &Self::Buffer<f32>,
-        w_NK: &Self::Buffer<f32>,
+        y_TN: &mut Self::Buffer<Y>,
+        x_TK: Matrix<'_, Self>,
+        w_NK: Matrix<'_, Self>,
         dims: LinearDims,
         write: Write,
     );
     /// `dx_TK (=|+=) dy_TN w_NK`.
-    fn linear_backward_input(
+    fn linear_backward_input<Y: Activation>(
         &self,
-        dx_TK: &mut Self::Buffer<f32>,
-        dy_TN: &Self::Buffer<f32>,
-        w_NK: &Self::Buffer<f32>,
+        dx_TK: &mut Self::Buffer<Y>,
+        dy_TN: Matrix<'_, Self>,
+        w_NK: Matrix<'_, Self>,
         dims: LinearDims,
         write: Write,
     );
     /// `dw_NK += dy_TN^T x_TK`.
-    fn linear_backward_weight(&self, dw_NK: &mut Self::Buffer<f32>, dy_TN: &Self::Buffer<f32>, x_TK: &Self::Buffer<f32>, dims: LinearDims);
+    fn linear_backward_weight(&self, dw_NK: &mut Self::Buffer<f32>, dy_TN: Matrix<'_, Self>, x_TK: Matrix<'_, Self>, dims: LinearDims);
 
     // --- Grouped linear: rows offsets_E1[e]..offsets_E1[e + 1] belong to expert e --------------------------------------------------
+    //
+    // Blocks of E4M3 weights are those of each expert's matrix. Tiles of 128 x 1 start anew at each expert, with scales from row
+    // `formats::column_scale_row` on.
 
     /// `y_RN[r] = x_RK[r] w_ENK[e(r)]^T`.
-    fn grouped_linear_forward(
+    fn grouped_linear_forward<Y: Activation>(
         &self,
-        y_RN: &mut Self::Buffer<f32>,
-        x_RK: &Self::Buffer<f32>,
-        w_ENK: &Self::Buffer<f32>,
+        y_RN: &mut Self::Buffer<Y>,
+        x_RK: Matrix<'_, Self>,
+        w_ENK: Matrix<'_, Self>,
         offsets_E1: &Self::Buffer<u32>,
         dims: GroupedDims,
     );
     /// `dx_RK[r] = dy_RN[r] w_ENK[e(r)]`.
-    fn grouped_linear_backward_input(
+    fn grouped_linear_backward_input<Y: Activation>(
         &self,
-        dx_RK: &mut Self::Buffer<f32>,
-        dy_RN: &Self::Buffer<f32>,
-        w_ENK: &Self::Buffer<f32>,
+        dx_RK: &mut Self::Buffer<Y>,
+        dy_RN: Matrix<'_, Self>,
+        w_ENK: Matrix<'_, Self>,
         offsets_E1: &Self::Buffer<u32>,
         dims: GroupedDims,
     );
@@ -178,8 +192,8 @@ pub trait Kernels: Send + Sync {
     fn grouped_linear_backward_weight(
         &self,
         dw_ENK: &mut Self::Buffer<f32>,
-        dy_RN: &Self::Buffer<f32>,
-        x_RK: &Self::Buffer<f32>,
+        dy_RN: Matrix<'_, Self>,
+        x_RK: Matrix<'_, Self>,
         offsets_E1: &Self::Buffer<u32>,
         dims: GroupedDims,
     );
@@ -188,62 +202,64 @@ pub trait Kernels: Send + Sync {
 
     /// Rotates, in place, pairs `(2j, 2j + 1)` of `dims.rotary` columns by the angle in `table` (`[positions, rotary / 2, (cos, sin)]`) at
     /// position `row % dims.length`. The interleaved layout is the checkpoint's (never half-split).
-    fn rope(&self, x: &mut Self::Buffer<f32>, table: &Self::Buffer<f32>, dims: RopeDims, rotation: Rotation);
+    fn rope<A: Activation>(&self, x: &mut Self::Buffer<A>, table: &Self::Buffer<f32>, dims: RopeDims, rotation: Rotation);
 
     // --- Attention core of MLA ------------------------------------------------------------------------------------------------
 
     /// Causal attention inside each sequence. Per head `i`: query `q_TH(n+r)[t, i]`, key `[kv_up_TH(n+v)[t, i, ..n] ; kv_a[t, c..c+r]]` (the
     /// rotary part is shared by all heads), value `kv_up_TH(n+v)[t, i, n..]`, both rotary parts already rotated.
-    /// `o_THv[t, i] = softmax(scale q k^T) v`; `lse_HT[i, t]` is the log of the softmax denominator, kept for the backward pass.
-    fn attention_forward(
+    /// `o_THv[t, i] = softmax(scale q k^T) v`; `lse_HT[i, t]` is the log of the softmax denominator, kept for the backward pass. The softmax is
+    /// FP32; its numerators are rounded to `A` before they are multiplied by the values.
+    fn attention_forward<A: Activation>(
         &self,
-        o_THv: &mut Self::Buffer<f32>,
+        o_THv: &mut Self::Buffer<A>,
         lse_HT: &mut Self::Buffer<f32>,
-        q: &Self::Buffer<f32>,
-        kv_up: &Self::Buffer<f32>,
-        kv_a: &Self::Buffer<f32>,
+        q: &Self::Buffer<A>,
+        kv_up: &Self::Buffer<A>,
+        kv_a: &Self::Buffer<A>,
         dims: AttentionDims,
     );
     /// Gradient of [`Kernels::attention_forward`]: overwrites `dq`, `dkv_up` and, in `dkv_a`, columns `c..c+r` only (the sum over heads).
-    /// `dv = P^T dO`; `dP = dO v^T`; `dS = P (dP - rowsum(dO o))`; `dq = scale dS k`; `dk = scale dS^T q`.
+    /// `dv = P^T dO`; `dP = dO v^T`; `dS = P (dP - rowsum(dO o))`; `dq = scale dS k`; `dk = scale dS^T q`. `P` and `dS` are rounded to `A`
+    /// before they are multiplied.
     #[allow(clippy::too_many_arguments)]
-    fn attention_backward(
+    fn attention_backward<A: Activation>(
         &self,
-        dq: &mut Self::Buffer<f32>,
-        dkv_up: &mut Self::Buffer<f32>,
-        dkv_a: &mut Self::Buffer<f32>,
-        do_THv: &Self::Buffer<f32>,
-        o_THv: &Self::Buffer<f32>,
+        dq: &mut Self::Buffer<A>,
+        dkv_up: &mut Self::Buffer<A>,
+        dkv_a: &mut Self::Buffer<A>,
+        do_THv: &Self::Buffer<A>,
+        o_THv: &Self::Buffer<A>,
         lse_HT: &Self::Buffer<f32>,
-        q: &Self::Buffer<f32>,
-        kv_up: &Self::Buffer<f32>,
-        kv_a: &Self::Buffer<f32>,
+        q: &Self::Buffer<A>,
+        kv_up: &Self::Buffer<A>,
+        kv_a: &Self::Buffer<A>,
         dims: AttentionDims,
     );
 
     // --- SwiGLU ---------------------------------------------------------------------------------------------------------------
 
     /// `a_RF = silu(gate) * up`, where `gate_up` is `[rows, 2F]`: gate in the first F columns, up in the last.
-    fn swiglu_forward(&self, a_RF: &mut Self::Buffer<f32>, gate_up_R2F: &Self::Buffer<f32>, dims: SwigluDims);
+    fn swiglu_forward<A: Activation>(&self, a_RF: &mut Self::Buffer<A>, gate_up_R2F: &Self::Buffer<A>, dims: SwigluDims);
     /// `dup = da silu(g)`; `dgate = da up sigma(g) (1 + g (1 - sigma(g)))`.
-    fn swiglu_backward(
+    fn swiglu_backward<A: Activation>(
         &self,
-        dgate_up_R2F: &mut Self::Buffer<f32>,
-        da_RF: &Self::Buffer<f32>,
-        gate_up_R2F: &Self::Buffer<f32>,
+        dgate_up_R2F: &mut Self::Buffer<A>,
+        da_RF: &Self::Buffer<A>,
+        gate_up_R2F: &Self::Buffer<A>,
         dims: SwigluDims,
     );
     /// SwiGLU backward of a routed row whose output is weighted in the combine. `da_RF` is the gradient of `a` *without* the weight
     /// `g = weights_TK[slot_of_row_R[r]]`. Writes `dweights_TK[slot] = <da, a>`, `dgate_up` = the SwiGLU backward of `g da`, and replaces `a`
     /// by `g a`, so that `dW_down += dy^T (g a)`.
     #[allow(clippy::too_many_arguments)]
-    fn swiglu_backward_routed(
+    fn swiglu_backward_routed<A: Activation>(
         &self,
-        dgate_up_R2F: &mut Self::Buffer<f32>,
-        a_RF: &mut Self::Buffer<f32>,
+        dgate_up_R2F: &mut Self::Buffer<A>,
+        a_RF: &mut Self::Buffer<A>,
         dweights_TK: &mut Self::Buffer<f32>,
-        da_RF: &Self::Buffer<f32>,
-        gate_up_R2F: &Self::Buffer<f32>,
+        da_RF: &Self::Buffer<A>,
+        gate_up_R2F: &Self::Buffer<A>,
         weights_TK: &Self::Buffer<f32>,
         slot_of_row_R: &Self::Buffer<u32>,
         dims: SwigluDims,
@@ -307,21 +323,28 @@ pub trait Kernels: Send + Sync {
         dims: DispatchDims,
     );
     /// `x_RD[r] = x_TD[slot_of_row_R[r] / top_k]`. Also the gradient of an unweighted combine.
-    fn dispatch(&self, x_RD: &mut Self::Buffer<f32>, x_TD: &Self::Buffer<f32>, slot_of_row_R: &Self::Buffer<u32>, dims: DispatchDims);
-    /// `y_TD[t] += sum_k weights_TK[t, k] y_RD[row_of_slot_R[t, k]]`, `k` ascending.
-    fn combine(
+    fn dispatch<A: Activation>(
         &self,
-        y_TD: &mut Self::Buffer<f32>,
-        y_RD: &Self::Buffer<f32>,
+        x_RD: &mut Self::Buffer<A>,
+        x_TD: &Self::Buffer<A>,
+        slot_of_row_R: &Self::Buffer<u32>,
+        dims: DispatchDims,
+    );
+    /// `y_TD[t] += sum_k weights_TK[t, k] y_RD[row_of_slot_R[t, k]]`, `k` ascending; rounded to `A` once.
+    fn combine<A: Activation>(
+        &self,
+        y_TD: &mut Self::Buffer<A>,
+        y_RD: &Self::Buffer<A>,
         weights_TK: &Self::Buffer<f32>,
         row_of_slot_R: &Self::Buffer<u32>,
         dims: DispatchDims,
     );
-    /// The gradient of [`Kernels::dispatch`]: `dx_TD[t] += sum_k dx_RD[row_of_slot_R[t, k]]`, `k` ascending.
-    fn dispatch_backward(
+    /// The gradient of [`Kernels::dispatch`]: `dx_TD[t] += sum_k dx_RD[row_of_slot_R[t, k]]`, `k` ascending; rounded to `A`
+    /// once.
+    fn dispatch_backward<A: Activation>(
         &self,
-        dx_TD: &mut Self::Buffer<f32>,
-        dx_RD: &Self::Buffer<f32>,
+        dx_TD: &mut Self::Buffer<A>,
+        dx_RD: &Self::Buffer<A>,
         row_of_slot_R: &Self::Buffer<u32>,
         dims: DispatchDims,
     );
@@ -329,34 +352,175 @@ pub trait Kernels: Send + Sync {
     // --- Sequence prefixes (MTP drops the last positions of each sequence) -----------------------------------------------------------
 
     /// `y[b, s] = x[b, s]` for `s < dims.prefix` (`x` has `dims.length` rows a sequence, `y` has `dims.prefix`).
-    fn prefix_forward(&self, y: &mut Self::Buffer<f32>, x: &Self::Buffer<f32>, dims: PrefixDims);
+    fn prefix_forward<A: Activation>(&self, y: &mut Self::Buffer<A>, x: &Self::Buffer<A>, dims: PrefixDims);
     /// `dx[b, s] += dy[b, s]` for `s < dims.prefix`.
-    fn prefix_backward(&self, dx: &mut Self::Buffer<f32>, dy: &Self::Buffer<f32>, dims: PrefixDims);
+    fn prefix_backward<A: Activation>(&self, dx: &mut Self::Buffer<A>, dy: &Self::Buffer<A>, dims: PrefixDims);
 
     // --- Output head and loss -------------------------------------------------------------------------------------------------
 
     /// `nll_T[t] = -log softmax(x_TD[t] head_VD^T)[targets_T[t]]`, 0 where the target is [`IGNORE`].
-    fn head_loss_forward(
+    fn head_loss_forward<A: Activation>(
         &self,
         nll_T: &mut Self::Buffer<f32>,
-        x_TD: &Self::Buffer<f32>,
-        head_VD: &Self::Buffer<f32>,
+        x_TD: &Self::Buffer<A>,
+        head_VD: &Self::Buffer<A>,
         targets_T: &Self::Buffer<i32>,
         dims: HeadDims,
     );
     /// Loss and, in the same pass, its gradient (the logits of a chunk of rows are never kept): `dlogits = scale (softmax - onehot)`,
-    /// `dx_TD = dlogits head`, `dhead_VD += dlogits^T x`.
+    /// `dx_TD = dlogits head`, `dhead_VD += dlogits^T x`. Logits and softmax are FP32; `dlogits` are rounded to the activations' type.
     #[allow(clippy::too_many_arguments)]
-    fn head_loss_backward(
+    fn head_loss_backward<A: Activation>(
         &self,
         nll_T: &mut Self::Buffer<f32>,
-        dx_TD: &mut Self::Buffer<f32>,
+        dx_TD: &mut Self::Buffer<A>,
         dhead_VD: &mut Self::Buffer<f32>,
-        x_TD: &Self::Buffer<f32>,
-        head_VD: &Self::Buffer<f32>,
+        x_TD: &Self::Buffer<A>,
+        head_VD: &Self::Buffer<A>,
         targets_T: &Self::Buffer<i32>,
         scale: f32,
         dims: HeadDims,
+    );
+
+    // --- Formats: statistics[slot] receives, merged with what it holds, what a quantisation saw; nothing panics at what is not finite -----
+
+    /// `y = x`, each element rounded to the nearest.
+    fn cast<X: Activation, Y: Activation>(&self, y: &mut Self::Buffer<Y>, x: &Self::Buffer<X>);
+    /// E4M3 codes and scales of `x`, as `dims` say. An element that is not finite is coded without the scale: infinity as the largest
+    /// value, NaN as NaN.
+    fn quantize<X: Activation>(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        dims: QuantizeDims,
+    );
+    /// [`Kernels::quantize`] of each matrix of a stack `[groups, rows, columns]`: no scale is shared between two of them. Codes and scales
+    /// are stacks too.
+    #[allow(clippy::too_many_arguments)]
+    fn quantize_stack<X: Activation>(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        groups: usize,
+        dims: QuantizeDims,
+    );
+    /// E4M3 codes `[rows, columns]` and scales of tiles of 128 x 1 that never cross an expert: rows `offsets_E1[e]..offsets_E1[e + 1]`
+    /// belong to expert `e`; its scale rows start at [`formats::column_scale_row`]. Scale rows of no expert are left alone.
+    #[allow(clippy::too_many_arguments)]
+    fn quantize_grouped<X: Activation>(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        offsets_E1: &Self::Buffer<u32>,
+        dims: QuantizeGroupedDims,
+    );
+    /// As [`Kernels::quantize_grouped`], from E4M3 codes with tiles of 1 x 128. If all scales are powers of two, what is a normal number
+    /// under its new scale keeps its value.
+    #[allow(clippy::too_many_arguments)]
+    fn retile_grouped(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        from_codes: &Self::Buffer<u8>,
+        from_scales: &Self::Buffer<f32>,
+        offsets_E1: &Self::Buffer<u32>,
+        dims: QuantizeGroupedDims,
+    );
+    /// `y = codes * scales`, of tiles of 1 x 128.
+    fn dequantize<Y: Activation>(
+        &self,
+        y: &mut Self::Buffer<Y>,
+        codes: &Self::Buffer<u8>,
+        scales: &Self::Buffer<f32>,
+        rows: usize,
+        columns: usize,
+    );
+    /// Packed E5M6 codes ([`formats::e5m6`]) and scales of `x`: tiles of 1 x 128, scales that are powers of two. NaN and infinity stay
+    /// what they are.
+    fn quantize_e5m6<X: Activation>(
+        &self,
+        packed: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        dims: E5m6Dims,
+    );
+    /// `y = codes * scales`, the inverse of [`Kernels::quantize_e5m6`].
+    fn dequantize_e5m6<Y: Activation>(
+        &self,
+        y: &mut Self::Buffer<Y>,
+        packed: &Self::Buffer<u8>,
+        scales: &Self::Buffer<f32>,
+        dims: E5m6Dims,
+    );
+    /// [`Kernels::dispatch`] of E4M3 rows with their tiles of 1 x 128: row `r` of codes and scales is that of token
+    /// `slot_of_row_R[r] / top_k`.
+    fn dispatch_quantized(
+        &self,
+        codes_RD: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        from_codes_TD: &Self::Buffer<u8>,
+        from_scales: &Self::Buffer<f32>,
+        slot_of_row_R: &Self::Buffer<u32>,
+        dims: DispatchDims,
+    );
+
+    // --- Fused with quantisation: each activation is read once, and what is quantised does not go through memory. Bit for bit the steps
+    // --- that they replace, but for the sign of NaN -------------------------------------------------------------------------------
+
+    /// Equals [`Kernels::rmsnorm_forward`], rounded to BF16, and then [`Kernels::quantize`] of that in tiles of 1 x 128. Codes are
+    /// `[rows, width]`. The rounded values are also stored, in the columns `dims.y`, if there is a `y`: the gate needs them.
+    #[allow(clippy::too_many_arguments)]
+    fn rmsnorm_quantize<X: Activation>(
+        &self,
+        codes_TD: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        rstd_T: &mut Self::Buffer<f32>,
+        y: Option<&mut Self::Buffer<Bf16>>,
+        x: &Self::Buffer<X>,
+        gain_D: &Self::Buffer<f32>,
+        dims: RmsNormDims,
+        scaling: Scaling,
+    );
+    /// Equals [`Kernels::swiglu_forward`], rounded to BF16, and then [`Kernels::quantize`] of that in tiles of 1 x 128.
+    #[allow(clippy::too_many_arguments)]
+    fn swiglu_quantize<X: Activation>(
+        &self,
+        codes_RF: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        gate_up_R2F: &Self::Buffer<X>,
+        dims: SwigluDims,
+        scaling: Scaling,
+    );
+    /// [`Kernels::swiglu_quantize`] of `gate_up` as it is cached: E4M3 codes with tiles of 1 x 128 over all of a row's `2F` columns. Equals
+    /// [`Kernels::dequantize`] to FP32 and then [`Kernels::swiglu_quantize`].
+    #[allow(clippy::too_many_arguments)]
+    fn swiglu_requantize(
+        &self,
+        codes_RF: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        from_codes_R2F: &Self::Buffer<u8>,
+        from_scales: &Self::Buffer<f32>,
+        dims: SwigluDims,
+        scaling: Scaling,
     );
 
     // --- Optimizer ------------------------------------------------------------------------------------------------------------
@@ -364,13 +528,16 @@ pub trait Kernels: Send + Sync {
     /// Sum of squares in double precision, summed in an order that depends on the length only.
     fn sum_squares(&self, x: &Self::Buffer<f32>) -> f64;
     /// One AdamW step: `g = gradient_scale * gradient`; `m = b1 m + (1 - b1) g`; `v = b2 v + (1 - b2) g^2`;
-    /// `p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p)`.
-    fn adamw(
+    /// `p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p)`. Moments are rounded once, when they are stored: the
+    /// parameter moves by what they were before.
+    fn adamw<M: Activation>(
         &self,
         parameter: &mut Self::Buffer<f32>,
-        first_moment: &mut Self::Buffer<f32>,
-        second_moment: &mut Self::Buffer<f32>,
+        first_moment: &mut Self::Buffer<M>,
+        second_moment: &mut Self::Buffer<M>,
         gradient: &Self::Buffer<f32>,
         step: AdamW,
     );
+    /// Exponential moving average: `average = decay * average + (1 - decay) * parameter`.
+    fn average(&self, average: &mut Self::Buffer<f32>, parameter: &Self::Buffer<f32>, decay: f32);
 }

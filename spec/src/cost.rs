@@ -150,7 +150,7 @@ pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> 
         tokens,
         sequence_length,
         flops: tokens.0 as f64 * per_token,
-        memory: cpu_memory(&job.architecture, sequence_length, micro_batch),
+        memory: cpu_memory(&job.architecture, job.precision, sequence_length, micro_batch),
     })
 }
 

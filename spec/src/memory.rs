@@ -1,7 +1,11 @@
 //! Bytes: activations per token and layer, memory per rank.
 
+mod cpu;
+
+pub use cpu::{CpuMemory, cpu_memory};
+
 use crate::architecture::Architecture;
-use crate::size::{attention_parameters, expert_parameters, gate_parameters, parameters};
+use crate::size::{attention_parameters, expert_parameters, gate_parameters};
 
 /// How activations are kept for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,63 +73,6 @@ pub fn activation_bytes_per_token(a: &Architecture, layer: Layer, policy: Activa
                 Layer::Moe => attention + bytes * (2.0 * routed * d + 3.0 * experts * width) + scores,
             }
         }
-    }
-}
-
-/// Estimated peak memory of the FP32 trainer on one CPU process, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CpuMemory {
-    /// Weights, MTP included.
-    pub weights: u64,
-    /// Gradients.
-    pub gradients: u64,
-    /// First and second moments of AdamW.
-    pub moments: u64,
-    /// Activations of one micro-batch.
-    pub activations: u64,
-    /// Logits of one micro-batch and their gradient, for the main model or one MTP module at a time.
-    pub logits: u64,
-}
-
-impl CpuMemory {
-    /// The sum; saturating, as the largest architectures exceed 64 bits.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        let Self {
-            weights,
-            gradients,
-            moments,
-            activations,
-            logits,
-        } = *self;
-        weights
-            .saturating_add(gradients)
-            .saturating_add(moments)
-            .saturating_add(activations)
-            .saturating_add(logits)
-    }
-}
-
-/// Estimates the memory of the FP32 trainer for micro-batches of `micro_batch` rows of `sequence_length` tokens.
-///
-/// The model: 16 bytes per parameter (weight, gradient, two moments), everything kept for the backward pass and nothing recomputed
-/// ([`ActivationPolicy::Plain`] with 4 bytes), logits and their gradient in FP32. Buffers of single operations are not included.
-#[must_use]
-pub fn cpu_memory(a: &Architecture, sequence_length: u32, micro_batch: u32) -> CpuMemory {
-    let counts = parameters(a);
-    let trained = (counts.total + counts.mtp).saturating_mul(4);
-    let tokens = f64::from(sequence_length) * f64::from(micro_batch);
-    let policy = ActivationPolicy::Plain { value_bytes: 4 };
-    let dense = f64::from(a.first_k_dense_replace) * activation_bytes_per_token(a, Layer::Dense, policy);
-    let moe_layers = f64::from(a.num_hidden_layers) - f64::from(a.first_k_dense_replace) + f64::from(a.num_nextn_predict_layers);
-    let moe = moe_layers * activation_bytes_per_token(a, Layer::Moe, policy);
-    CpuMemory {
-        weights: trained,
-        gradients: trained,
-        moments: trained.saturating_mul(2),
-        activations: (tokens * (dense + moe)) as u64,
-        logits: (tokens * 2.0 * 4.0 * f64::from(a.vocab_size)) as u64,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::artifact::ArtifactKind;
 use crate::assignment::{Assignment, InputArtifact, Work};
 use crate::job::{PhaseKind, PhaseWork, ValidatedJob, ValidatedPhase};
 use crate::key::digest;
-use crate::manifest::{Device, Parallelism, Precision};
+use crate::manifest::{Device, Parallelism};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,11 +225,6 @@ pub fn plan(job: &ValidatedJob, observed: &Observed) -> Result<Plan, PlanError> 
 pub fn unsupported(job: &ValidatedJob) -> Vec<String> {
     const LATER: &str = "not supported by this version";
     let mut reasons = Vec::new();
-    match job.precision {
-        Precision::F32 => {}
-        Precision::Bf16 => reasons.push(format!("precision `bf16`: {LATER}; use f32")),
-        Precision::Fp8 => reasons.push(format!("precision `fp8`: {LATER}; use f32")),
-    }
     match job.worker.device {
         Device::Cpu => {}
         Device::Cuda => reasons.push(format!("worker device `cuda`: {LATER}; use cpu")),

@@ -114,7 +114,6 @@ fn unsupported_parts_are_all_named() {
     assert_eq!(
         error.unsupported,
         [
-            "precision `fp8`: not supported by this version; use f32",
             "worker device `cuda`: not supported by this version; use cpu",
             "pipeline parallelism over 2 ranks: not supported by this version; use 1",
             "expert parallelism over 2 ranks: not supported by this version; use 1",

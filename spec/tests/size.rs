@@ -4,7 +4,7 @@
 
 use fathom_spec::architecture::Architecture;
 use fathom_spec::cost::{Throughput, deepseek_v3, training_costs, workload};
-use fathom_spec::manifest::Preset;
+use fathom_spec::manifest::{Precision, Preset};
 use fathom_spec::memory::{ActivationPolicy, DualPipe, Layer, activation_bytes_per_token, cpu_memory, dualpipe_memory};
 use fathom_spec::size::{
     attention_parameters, dense_parameters, expert_parameters, flops_per_token, matrix_parameters, moe_parameters, mtp_matrix_parameters,
@@ -186,15 +186,20 @@ fn dualpipe_memory_of_deepseek_v3() {
 }
 
 #[test]
-fn cpu_memory_counts_sixteen_bytes_per_parameter() {
+fn cpu_memory_counts_bytes_per_parameter_and_token() {
     let a = Preset::Nano.architecture();
-    let memory = cpu_memory(&a, 256, 8);
-    assert_eq!(memory.weights + memory.gradients + memory.moments, 16 * (7_969_664 + 1_920_416));
-    assert_eq!(memory.logits, 2 * 4 * 4096 * 256 * 8);
-    // Activations and logits grow with the tokens of a micro-batch, the rest does not.
-    let twice = cpu_memory(&a, 256, 16);
-    assert_eq!(twice.activations, 2 * memory.activations);
-    assert_eq!(twice.total() - memory.total(), memory.activations + memory.logits);
+    let parameters = 7_969_664 + 1_920_416;
+    // Master, gradient and two moments; in `bf16` the moments are half as long, and products read a copy.
+    for (precision, bytes) in [(Precision::F32, 16), (Precision::Bf16, 14)] {
+        let memory = cpu_memory(&a, precision, 256, 8);
+        assert_eq!(memory.weights + memory.gradients + memory.moments, bytes * parameters);
+        // Activations grow with the tokens of a micro-batch, the rest does not.
+        let twice = cpu_memory(&a, precision, 256, 16);
+        assert_eq!(twice.activations, 2 * memory.activations);
+        assert_eq!(twice.total() - memory.total(), memory.activations + memory.scratch);
+    }
+    let [f32, bf16, fp8] = [Precision::F32, Precision::Bf16, Precision::Fp8].map(|precision| cpu_memory(&a, precision, 256, 8));
+    assert!(bf16.activations < f32.activations * 6 / 10 && fp8.activations < bf16.activations / 2);
 }
 
 /// Table 1 of the paper, to the last printed digit, from operations and two rates.
@@ -250,7 +255,7 @@ fn the_workload_of_a_phase() {
     let work = works[2].unwrap();
     assert_eq!((work.tokens.0, work.sequence_length), (4_000_000, 256));
     assert_eq!(work.flops, 4e6 * flops_per_token(&job.architecture, 256).training_with_mtp());
-    assert_eq!(work.memory, cpu_memory(&job.architecture, 256, 8));
+    assert_eq!(work.memory, cpu_memory(&job.architecture, job.precision, 256, 8));
     let estimate = work.at_tokens_per_second(5000.0, 0.1);
     assert_eq!(round(estimate.device_hours * 3600.0, 6), 800.0);
     assert_eq!(round(estimate.dollars, 6), round(800.0 / 3600.0 * 0.1, 6));
@@ -286,5 +291,5 @@ fn the_largest_architecture_can_be_counted() {
     assert_eq!(a.check(), []);
     assert!(parameters(&a).stored > 1 << 60);
     assert!(flops_per_token(&a, 1 << 24).training_with_mtp().is_finite());
-    assert_eq!(cpu_memory(&a, 1 << 24, 1 << 20).total(), u64::MAX);
+    assert_eq!(cpu_memory(&a, Precision::F32, 1 << 24, 1 << 20).total(), u64::MAX);
 }

@@ -1,11 +1,12 @@
 //! Benchmarks of whole training steps.
 
 use crate::error::{Error, Result};
-use crate::model::{BatchDims, Model};
+use crate::model::{BatchDims, Model, Recipe, Storage};
 use crate::train::{StepSettings, Trainer, init};
+use fathom_kernels::formats::Bf16;
 use fathom_kernels::{Cpu, Kernels};
 use fathom_spec::architecture::Architecture;
-use fathom_spec::manifest::Optimizer;
+use fathom_spec::manifest::{Optimizer, Precision};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
@@ -23,6 +24,10 @@ pub struct TrainBench {
     pub steps: usize,
     /// Threads; 0 means one per core.
     pub threads: usize,
+    /// Arithmetic.
+    pub precision: Precision,
+    /// Whether the backward pass recomputes what it can.
+    pub recompute: bool,
 }
 
 /// Result of [`train`].
@@ -32,7 +37,7 @@ pub struct TrainFigures {
     pub tokens_per_second: f64,
     /// Floating-point operations per second of the median step by the formula of the model's size (recomputation not counted), in units of 10^9.
     pub gflops: f64,
-    /// `gflops` over the multiply-add peak of all threads, measured just before.
+    /// `gflops` over the peak of all threads, measured just before: of multiply-adds in `f32`, of products of BF16 pairs otherwise.
     pub share_of_peak: f64,
     /// Largest resident set of the process so far.
     pub peak_rss_bytes: u64,
@@ -58,9 +63,19 @@ pub fn train(bench: &TrainBench) -> Result<TrainFigures> {
             cure: "use at least one step, one sequence and more tokens than MTP modules".into(),
         });
     }
+    match bench.precision {
+        Precision::F32 => steps::<f32>(bench, dims),
+        Precision::Bf16 | Precision::Fp8 => steps::<Bf16>(bench, dims),
+    }
+}
+
+fn steps<A: Storage>(bench: &TrainBench, dims: BatchDims) -> Result<TrainFigures> {
     let kernels = Cpu::new(bench.threads);
-    let peak = fathom_kernels::bench::peak_flops(&kernels);
-    let mut trainer = trainer(kernels, bench.architecture.clone(), dims);
+    let peak = match bench.precision {
+        Precision::F32 => fathom_kernels::bench::peak_flops(&kernels),
+        Precision::Bf16 | Precision::Fp8 => fathom_kernels::bench::peak_flops_bf16(&kernels),
+    };
+    let mut trainer = trainer::<_, A>(kernels, bench, dims);
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut seconds = Vec::with_capacity(bench.steps);
     let mut loss = f64::NAN;
@@ -98,8 +113,13 @@ const SETTINGS: StepSettings = StepSettings {
     bias_centered: false,
 };
 
-fn trainer<K: Kernels>(kernels: K, architecture: Architecture, dims: BatchDims) -> Trainer<K> {
-    let mut model = Model::new(kernels, architecture, dims.length, true);
+fn trainer<K: Kernels, A: Storage>(kernels: K, bench: &TrainBench, dims: BatchDims) -> Trainer<K, A> {
+    let recipe = Recipe {
+        precision: bench.precision,
+        recompute: bench.recompute,
+        ..Recipe::F32
+    };
+    let mut model = Model::new(kernels, bench.architecture.clone(), dims.length, recipe);
     init::initialise(&mut model, 0);
     let optimizer = Optimizer {
         beta1: 0.9,

@@ -6,11 +6,12 @@ pub use formats::{gemm, quantize};
 
 use crate::error::{Error, Result};
 use crate::model::layout::{Role, Tensor};
-use crate::model::{BatchDims, Model};
+use crate::model::{BatchDims, Model, Recipe, Storage};
 use crate::train::{StepReport, StepSettings, Trainer, parts};
 use fathom_kernels::Kernels;
+use fathom_kernels::formats::Bf16;
 use fathom_spec::architecture::Architecture;
-use fathom_spec::manifest::Optimizer;
+use fathom_spec::manifest::{Optimizer, Precision};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct StepArguments {
     pub mtp_weight: f64,
     /// Factor of the balance loss.
     pub balance_alpha: f64,
+    /// Arithmetic.
+    pub precision: Precision,
 }
 
 /// Runs the step and returns the losses as JSON.
@@ -37,6 +40,13 @@ pub struct StepArguments {
 /// # Errors
 /// If a file cannot be read or written, or does not fit the architecture.
 pub fn step<K: Kernels>(kernels: K, arguments: &StepArguments) -> Result<serde_json::Value> {
+    match arguments.precision {
+        Precision::F32 => step_in::<K, f32>(kernels, arguments),
+        Precision::Bf16 | Precision::Fp8 => step_in::<K, Bf16>(kernels, arguments),
+    }
+}
+
+fn step_in<K: Kernels, A: Storage>(kernels: K, arguments: &StepArguments) -> Result<serde_json::Value> {
     let mut architecture = crate::config::read(&arguments.model)?;
     let mut files = vec![read(&arguments.model.join("model.safetensors"))?];
     architecture.num_nextn_predict_layers = 0;
@@ -46,7 +56,7 @@ pub fn step<K: Kernels>(kernels: K, arguments: &StepArguments) -> Result<serde_j
         files.push(file);
     }
     let (rows, dims) = tokens(&arguments.tokens, &architecture)?;
-    let mut trainer = load(kernels, architecture, &files, dims)?;
+    let mut trainer = load::<K, A>(kernels, architecture, &files, dims, arguments.precision)?;
     let settings = StepSettings {
         learning_rate: 0.0,
         mtp_weight: arguments.mtp_weight,
@@ -153,16 +163,22 @@ fn tokens(path: &Path, architecture: &Architecture) -> Result<(Vec<u32>, BatchDi
     ))
 }
 
-fn load<K: Kernels>(kernels: K, architecture: Architecture, files: &[File], dims: BatchDims) -> Result<Trainer<K>> {
+fn load<K: Kernels, A: Storage>(
+    kernels: K,
+    architecture: Architecture,
+    files: &[File],
+    dims: BatchDims,
+    precision: Precision,
+) -> Result<Trainer<K, A>> {
     let parsed = files.iter().map(parse).collect::<Result<Vec<_>>>()?;
-    let mut model = Model::new(kernels, architecture, dims.length, true);
+    let mut model = Model::new(kernels, architecture, dims.length, Recipe { precision, ..Recipe::F32 });
     let Model {
         kernels, layout, weights, ..
     } = &mut model;
     parts::upload(
         kernels,
         layout,
-        weights,
+        weights.masters_mut(),
         |_| true,
         |part, values| {
             let found = parsed
@@ -202,12 +218,12 @@ fn load<K: Kernels>(kernels: K, architecture: Architecture, files: &[File], dims
     Ok(Trainer::new(model, optimizer, dims))
 }
 
-fn write<K: Kernels>(path: &Path, trainer: &Trainer<K>, dims: BatchDims) -> Result<()> {
+fn write<K: Kernels, A: Storage>(path: &Path, trainer: &Trainer<K, A>, dims: BatchDims) -> Result<()> {
     let (model, acts) = (&trainer.model, trainer.activations());
     let (width, vocabulary) = (model.architecture.hidden_size as usize, model.architecture.vocab_size as usize);
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut add = |name: String, shape: Vec<usize>, values: Vec<f32>| tensors.insert(name, (shape, values));
-    let logits = |hidden: &K::Buffer<f32>, rows: usize| {
+    let logits = |hidden: &K::Buffer<A>, rows: usize| {
         let mut buffer = model.kernels.zeros(rows * vocabulary);
         model.logits(&mut buffer, hidden, rows);
         let mut values = vec![0.0; rows * vocabulary];
@@ -215,8 +231,9 @@ fn write<K: Kernels>(path: &Path, trainer: &Trainer<K>, dims: BatchDims) -> Resu
         values
     };
     let BatchDims { sequences, length } = dims;
-    let mut hidden = vec![0.0; dims.rows() * width];
+    let mut hidden = vec![A::default(); dims.rows() * width];
     model.kernels.download(&mut hidden, &acts.hidden, 0);
+    let hidden = hidden.into_iter().map(A::to_f32).collect();
     add("hidden".into(), vec![sequences, length, width], hidden);
     add(
         "logits".into(),

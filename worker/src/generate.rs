@@ -1,7 +1,7 @@
 //! Text generation: greedy or sampled, by recomputing the whole window for each token. Simple, for looking at a model; serving has a
 //! latent cache.
 
-use crate::model::{Activations, Batch, BatchDims, Model};
+use crate::model::{Activations, Batch, BatchDims, Model, Storage};
 use crate::train::batch;
 use fathom_kernels::Kernels;
 use rand::{Rng, SeedableRng};
@@ -28,17 +28,17 @@ impl Sampling {
 }
 
 /// Generates from one model, with memory for one window.
-pub struct Generator<'a, K: Kernels> {
-    model: &'a Model<K>,
+pub struct Generator<'a, K: Kernels, A: Storage> {
+    model: &'a Model<K, A>,
     window: usize,
-    acts: Activations<K>,
+    acts: Activations<K, A>,
     batch: Batch<K>,
     logits: K::Buffer<f32>,
 }
 
-impl<'a, K: Kernels> Generator<'a, K> {
+impl<'a, K: Kernels, A: Storage> Generator<'a, K, A> {
     /// A generator that sees the last `window` tokens.
-    pub fn new(model: &'a Model<K>, window: usize) -> Self {
+    pub fn new(model: &'a Model<K, A>, window: usize) -> Self {
         let dims = BatchDims {
             sequences: 1,
             length: window,

@@ -359,7 +359,7 @@ fn lists_that_cannot_be_written_are_refused() {
     assert!(attempt(std::slice::from_ref(&a), 3).contains("`a` of shape [2] received more values"));
     assert!(attempt(&[a.clone(), a.clone()], 2).contains("`a` of shape [2] is listed twice"));
     assert!(attempt(&[TensorSpec::f32("__metadata__", &[2])], 2).contains("has a name that the format reserves"));
-    assert!(attempt(&[TensorSpec { dtype: Dtype::BF16, ..a }], 2).contains("only F32 can"));
+    assert!(attempt(&[TensorSpec { dtype: Dtype::F16, ..a }], 2).contains("only F32 and BF16 can"));
     assert!(attempt(&[TensorSpec::f32("b", &[usize::MAX, 2])], 2).contains("is too large"));
 }
 

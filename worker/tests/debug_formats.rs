@@ -1,5 +1,7 @@
 //! `debug quantize` and `debug gemm` on files: what other implementations are compared with.
 
+#![allow(clippy::unwrap_used)]
+
 use fathom_kernels::formats::Scaling;
 use fathom_worker::debug;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -95,7 +97,7 @@ fn what_cannot_be_quantized_is_named() {
         quantize.contains("`x`: 2 of 3 elements") && gemm.contains("`a`: 2 of 3 elements"),
         "{quantize}\n{gemm}"
     );
-    let [_, gemm] = refusal(&[("x", [1, 1], &[1.0]), ("a", [2, 3], &[1.0; 6]), ("b", [2, 2], &[1.0; 4])]);
+    let [_, gemm] = refusal(&[("x", [1, 1], &[f32::NAN]), ("a", [2, 3], &[1.0; 6]), ("b", [2, 2], &[1.0; 4])]);
     assert!(gemm.contains("`a` has 3 columns, `b` has 2"), "{gemm}");
     assert!(!output.exists());
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use fathom_kernels::{Cpu, Kernels, Reference};
+use fathom_spec::manifest::Precision;
 use fathom_worker::debug::{StepArguments, step};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ fn check<K: Kernels>(case: &str, kernels: K) {
             mtp: Some(directory.join("mtp.safetensors")),
             mtp_weight: 0.3,
             balance_alpha: 0.01,
+            precision: Precision::F32,
         },
     )
     .unwrap();

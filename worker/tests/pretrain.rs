@@ -7,8 +7,8 @@ use fathom_spec::architecture::Architecture;
 use fathom_spec::artifact::{ArtifactKind, ArtifactManifest};
 use fathom_spec::assignment::{Assignment, InputArtifact, Work};
 use fathom_spec::manifest::{
-    Balance, BalanceSelection, Batch, Checkpointing, Corpus, Deduplicate, Fim, Input, LearningRate, Mtp, Optimizer, Precision, Pretrain,
-    Tokenizer, Validation,
+    Balance, BalanceMethod, BalanceSelection, Batch, Checkpointing, Corpus, Deduplicate, Fim, Input, LearningRate, Mtp, Optimizer,
+    Precision, Pretrain, Tokenizer, Validation,
 };
 use fathom_spec::quantity::{Bytes, Milestone, Tokens};
 use fathom_spec::record::{Body, EventKind, MetricBatch};
@@ -160,8 +160,9 @@ fn pretrain() -> Pretrain {
             bias_update_speed: 0.001,
             bias_update_until: share(0.966),
             centered: false,
-            sequence_loss_weight: 1e-4,
-            sequence_loss_selection: BalanceSelection::Unbiased,
+            method: BalanceMethod::AuxiliaryLossFree,
+            loss_weight: 1e-4,
+            loss_selection: BalanceSelection::Unbiased,
         },
         mtp: Mtp {
             weight: 0.3,

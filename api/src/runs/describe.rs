@@ -27,7 +27,7 @@ const KNOWN: &[Row] = &[
         "Cross-entropy of the multi-token prediction modules",
         LOWER,
     ),
-    ("loss.balance", None, "Sequence-wise balance loss", LOWER),
+    ("loss.balance", None, "Balance loss without its factor", LOWER),
     ("loss.total", Some("nats/token"), "Everything that is minimised", LOWER),
     ("loss.", Some("nats/token"), "A part of the loss", LOWER),
     (
@@ -50,6 +50,42 @@ const KNOWN: &[Row] = &[
     ),
     ("moe.load", Some("tokens"), "Tokens that each expert got in the step", None),
     ("moe.bias", None, "Routing bias of each expert", None),
+    (
+        "numerics.headroom",
+        Some("powers of two"),
+        "How much of its format's range a quantised tensor leaves unused",
+        None,
+    ),
+    (
+        "numerics.headroom.mean",
+        Some("powers of two"),
+        "How much of their format's range quantised tensors leave unused",
+        None,
+    ),
+    (
+        "numerics.saturated",
+        None,
+        "Share of elements that were coded as the largest value",
+        LOWER,
+    ),
+    (
+        "numerics.saturated.mean",
+        None,
+        "Share of all quantised elements that were coded as the largest value",
+        LOWER,
+    ),
+    (
+        "numerics.underflowed",
+        None,
+        "Share of elements other than zero that were coded as zero",
+        LOWER,
+    ),
+    (
+        "numerics.underflowed.mean",
+        None,
+        "Share of all quantised elements that were not zero and were coded as zero",
+        LOWER,
+    ),
 ];
 
 /// Describes a name.
@@ -57,10 +93,10 @@ pub(super) fn describe(name: &str) -> Description {
     let known = KNOWN
         .iter()
         .find(|(pattern, ..)| *pattern == name || (pattern.ends_with('.') && name.starts_with(pattern)));
-    let axes = if name.starts_with("moe.") {
-        ["layer", "expert"]
-    } else {
-        ["row", "column"]
+    let axes = match name.split('.').next() {
+        Some("moe") => ["layer", "expert"],
+        Some("numerics") => ["layer", "tensor class"],
+        _ => ["row", "column"],
     };
     match known {
         Some(&(_, unit, text, better)) => Description {

@@ -2,12 +2,14 @@
 
 mod history;
 
-use super::worker_failure;
+use super::{PrecisionArg, worker_failure};
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
 use fathom_kernels::Cpu;
 use fathom_kernels::bench::{self, Measurement};
 use fathom_spec::architecture::Architecture;
+use fathom_spec::manifest::Precision;
+use fathom_spec::memory::cpu_memory;
 use fathom_worker::bench::{TrainBench, train};
 use fathom_worker::data::encode::bench_encode;
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ pub struct Args {
 enum BenchCommand {
     /// Full training steps (forward, backward, clip, AdamW, bias update) on random tokens
     Train(TrainArgs),
-    /// Matrix products, f32: one shape, or those of a training step
+    /// Matrix products: one shape, or those of a training step
     Gemm(GemmArgs),
     /// Every operation of the training core at typical shapes
     Ops(OpsArgs),
@@ -50,8 +52,11 @@ struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 10)]
     steps: usize,
     /// Arithmetic
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    precision: PrecisionArg,
+    /// Recompute norms, up-projections and SwiGLU outputs in the backward pass, as fp8 always does
+    #[arg(long)]
+    recompute: bool,
     /// MTP modules, instead of those of the config
     #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(0..=8))]
     mtp: Option<u32>,
@@ -60,18 +65,14 @@ struct TrainArgs {
     threads: usize,
 }
 
-/// Arithmetic that this version has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Precision {
-    /// 32-bit floating point.
-    F32,
-}
-
 #[derive(Debug, clap::Args)]
 struct GemmArgs {
     /// Rows, columns and terms; the shapes of a training step by default
     #[arg(long, value_name = "MxNxK", value_parser = shape)]
     shape: Option<Shape>,
+    /// Arithmetic of `--shape`; the shapes of a training step are measured in all
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32, requires = "shape")]
+    precision: PrecisionArg,
     /// Threads; 0 means one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -120,10 +121,10 @@ fn shape(text: &str) -> Result<Shape, String> {
 pub fn run(args: &Args) -> Result {
     match &args.command {
         BenchCommand::Train(args) => train_steps(args),
-        BenchCommand::Gemm(GemmArgs { shape, threads }) => {
+        BenchCommand::Gemm(GemmArgs { shape, precision, threads }) => {
             let cpu = Cpu::new(*threads);
             let measurements = match *shape {
-                Some(Shape { m, n, k }) => vec![bench::product(&cpu, m, n, k)],
+                Some(Shape { m, n, k }) => vec![bench::product(&cpu, operands(*precision), m, n, k)],
                 None => bench::gemm(&cpu),
             };
             lines(measurements.iter().map(measurement))
@@ -134,19 +135,29 @@ pub fn run(args: &Args) -> Result {
     }
 }
 
+const fn operands(precision: PrecisionArg) -> bench::Precision {
+    match precision {
+        PrecisionArg::F32 => bench::Precision::F32,
+        PrecisionArg::Bf16 => bench::Precision::Bf16,
+        PrecisionArg::Fp8 => bench::Precision::Fp8,
+    }
+}
+
 fn train_steps(args: &TrainArgs) -> Result {
     let TrainArgs {
         config,
         sequence_length,
         batch,
         steps,
-        precision: Precision::F32,
+        precision,
+        recompute,
         mtp,
         threads,
     } = args;
     let text = std::fs::read_to_string(config).map_err(|error| Failure::io("read", config, &error))?;
     let mut architecture = Architecture::from_config_json(&text)
         .map_err(|error| Failure::new(Exit::Failed, format!("{} is not usable", config.display())).caused_by(&error))?;
+    let precision = Precision::from(*precision);
     if let Some(depth) = mtp {
         architecture.num_nextn_predict_layers = *depth;
     }
@@ -156,14 +167,18 @@ fn train_steps(args: &TrainArgs) -> Result {
         batch: *batch,
         steps: *steps,
         threads: *threads,
+        precision,
+        recompute: *recompute || precision.recomputes(),
     };
+    let predicted = cpu_memory(&bench.architecture, precision, *sequence_length as u32, *batch as u32);
     let figures = train(&bench).map_err(|error| worker_failure(&error))?;
     lines([json!({
         "tokens_per_second": figures.tokens_per_second,
         "gflops": figures.gflops,
         "share_of_peak": figures.share_of_peak,
         "peak_rss_bytes": figures.peak_rss_bytes,
-        "precision": "f32",
+        "planned_bytes": predicted.total(),
+        "precision": precision,
         "steps": steps,
         "loss": figures.loss,
     })])

@@ -1,6 +1,6 @@
 //! `fathom debug`: for comparing the training core with another implementation.
 
-use super::worker_failure;
+use super::{PrecisionArg, worker_failure};
 use crate::failure::Result;
 use crate::output;
 use fathom_kernels::Cpu;
@@ -94,6 +94,9 @@ struct StepArgs {
     /// Weight of the MTP loss
     #[arg(long, default_value_t = 0.3, value_name = "LAMBDA")]
     mtp_weight: f64,
+    /// Arithmetic: weights stay FP32, what products read of them follows
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    precision: PrecisionArg,
     /// Factor of the sequence-wise balance loss
     #[arg(long, default_value_t = 0.01, value_name = "ALPHA")]
     balance_alpha: f64,
@@ -131,6 +134,7 @@ fn one_step(args: StepArgs) -> fathom_worker::error::Result<serde_json::Value> {
         mtp,
         mtp_weight,
         balance_alpha,
+        precision,
         threads,
     } = args;
     let arguments = StepArguments {
@@ -140,6 +144,7 @@ fn one_step(args: StepArgs) -> fathom_worker::error::Result<serde_json::Value> {
         mtp,
         mtp_weight,
         balance_alpha,
+        precision: precision.into(),
     };
     debug::step(Cpu::new(threads), &arguments)
 }

@@ -1,22 +1,23 @@
-//! AdamW: 16 bytes read and 12 written per parameter, a dozen operations: bound by memory.
+//! AdamW: with moments in FP32 16 bytes read and 12 written per parameter, in BF16 12 and 8; a dozen operations: bound by memory.
 
 use super::Cpu;
 use super::elementwise::CHUNK;
 use super::simd::{Job, Simd, dispatch};
 use crate::dims::AdamW;
+use crate::formats::Activation;
 use rayon::prelude::*;
 
-struct Update<'a> {
+struct Update<'a, M> {
     parameter: &'a mut [f32],
-    first: &'a mut [f32],
-    second: &'a mut [f32],
+    first: &'a mut [M],
+    second: &'a mut [M],
     gradient: &'a [f32],
     step: AdamW,
     /// `1 / (1 - beta^t)`.
     correction: (f32, f32),
 }
 
-impl Job for Update<'_> {
+impl<M: Activation> Job for Update<'_, M> {
     type Output = ();
 
     #[inline(always)]
@@ -34,15 +35,16 @@ impl Job for Update<'_> {
         let moments = self.first.iter_mut().zip(self.second.iter_mut());
         for ((parameter, (first, second)), &gradient) in self.parameter.iter_mut().zip(moments).zip(self.gradient) {
             let gradient = gradient_scale * gradient;
-            *first = beta1 * *first + (1.0 - beta1) * gradient;
-            *second = beta2 * *second + (1.0 - beta2) * gradient * gradient;
-            let direction = *first * first_correction / ((*second * second_correction).sqrt() + epsilon);
+            let m = beta1 * first.to_f32() + (1.0 - beta1) * gradient;
+            let v = beta2 * second.to_f32() + (1.0 - beta2) * gradient * gradient;
+            (*first, *second) = (M::from_f32(m), M::from_f32(v));
+            let direction = m * first_correction / ((v * second_correction).sqrt() + epsilon);
             *parameter -= learning_rate * (direction + weight_decay * *parameter);
         }
     }
 }
 
-pub fn update(cpu: &Cpu, parameter: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32], step: AdamW) {
+pub fn update<M: Activation>(cpu: &Cpu, parameter: &mut [f32], first: &mut [M], second: &mut [M], gradient: &[f32], step: AdamW) {
     step.check(parameter.len(), first.len(), second.len(), gradient.len());
     let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powf(step.step as f64))) as f32;
     let correction = (correction(step.beta1), correction(step.beta2));

@@ -109,16 +109,16 @@ fn encode_e5m6(value: f32) -> u32 {
     code | ((bits >> 20) & 0x800)
 }
 
-/// Values `column..column + count` of a row of the source, then zeros.
+/// Values `column..column + count` of a row of the source, then zeros: where they are, or else in `values`.
 #[inline(always)]
-pub fn load(values: &mut Values, x: &Source<'_>, (row, column, count): (usize, usize, usize), columns: usize) {
+pub fn load<'a>(values: &'a mut Values, x: &Source<'a>, (row, column, count): (usize, usize, usize), columns: usize) -> &'a Values {
     if count < GROUP {
         values[count..].fill(0.0);
     }
     let start = row * columns + column;
     match *x {
         Source::F32(x) => match x[start..start + count].first_chunk() {
-            Some(x) => *values = *x,
+            Some(x) => return x,
             None => values[..count].copy_from_slice(&x[start..start + count]),
         },
         Source::Bf16(x) => each(values, &x[start..start + count], |_, x| x.to_f32()),
@@ -150,6 +150,21 @@ pub fn load(values: &mut Values, x: &Source<'_>, (row, column, count): (usize, u
             each(values, &codes[..count], |_, code| e5m6::decode(code as u16) * scale);
         }
     }
+    values
+}
+
+/// As [`load`], from any column: the values may lie in two tiles.
+#[inline(always)]
+pub fn load_across<'a>(values: &'a mut Values, x: &Source<'a>, (row, column, count): (usize, usize, usize), columns: usize) -> &'a Values {
+    let first = count.min(GROUP - column % GROUP);
+    if first == count {
+        return load(values, x, (row, column, count), columns);
+    }
+    load(values, x, (row, column, first), columns);
+    let mut rest = [0.0; GROUP];
+    let rest = load(&mut rest, x, (row, column + first, count - first), columns);
+    values[first..count].copy_from_slice(&rest[..count - first]);
+    values
 }
 
 /// `values[j] = convert(j, x[j])`, with a constant count if there are 128.

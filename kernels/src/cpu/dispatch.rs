@@ -2,7 +2,9 @@
 
 use super::Cpu;
 use super::simd::{Job, Simd, dispatch as with_isa};
+use super::widen::{each_vector, load, store};
 use crate::dims::DispatchDims;
+use crate::formats::{Activation, GROUP};
 use rayon::prelude::*;
 
 /// A stable counting sort of the slots by expert.
@@ -26,7 +28,7 @@ pub fn plan(offsets: &mut [u32], slot_of_row: &mut [u32], row_of_slot: &mut [u32
     }
 }
 
-pub fn dispatch(cpu: &Cpu, x_r: &mut [f32], x_t: &[f32], slot_of_row: &[u32], dims: DispatchDims) {
+pub fn dispatch<A: Activation>(cpu: &Cpu, x_r: &mut [A], x_t: &[A], slot_of_row: &[u32], dims: DispatchDims) {
     dims.check(x_t.len(), x_r.len(), slot_of_row.len());
     let (rows, width, top_k) = (dims.rows(), dims.width, dims.top_k);
     if width == 0 {
@@ -43,30 +45,76 @@ pub fn dispatch(cpu: &Cpu, x_r: &mut [f32], x_t: &[f32], slot_of_row: &[u32], di
     });
 }
 
-struct Combine<'a> {
-    y_t: &'a mut [f32],
-    y_r: &'a [f32],
+/// [`dispatch`] of codes, and of the scales of their tiles.
+pub fn dispatch_quantized(
+    cpu: &Cpu,
+    codes_r: &mut [u8],
+    scales_r: &mut [f32],
+    codes_t: &[u8],
+    scales_t: &[f32],
+    slot_of_row: &[u32],
+    dims: DispatchDims,
+) {
+    dims.check(codes_t.len(), codes_r.len(), slot_of_row.len());
+    dims.check_scales(scales_t.len(), scales_r.len());
+    let (rows, width, top_k) = (dims.rows(), dims.width, dims.top_k);
+    let tiles = width.div_ceil(GROUP);
+    if width == 0 {
+        return;
+    }
+    cpu.pool().install(|| {
+        codes_r[..rows * width]
+            .par_chunks_mut(width)
+            .zip(scales_r.par_chunks_mut(tiles))
+            .zip(&slot_of_row[..rows])
+            .with_min_len(64)
+            .for_each(|((codes, scales), &slot)| {
+                let token = slot as usize / top_k;
+                codes.copy_from_slice(&codes_t[token * width..][..width]);
+                scales.copy_from_slice(&scales_t[token * tiles..][..tiles]);
+            });
+    });
+}
+
+/// One row of the result.
+struct Combine<'a, A> {
+    y_t: &'a mut [A],
+    y_r: &'a [A],
     weights: Option<&'a [f32]>,
     rows: &'a [u32],
     width: usize,
 }
 
-impl Job for Combine<'_> {
+impl<A: Activation> Job for Combine<'_, A> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for (k, &row) in self.rows.iter().enumerate() {
-            let weight = self.weights.map_or(1.0, |weights| weights[k]);
-            for (y, &value) in self.y_t.iter_mut().zip(&self.y_r[row as usize * self.width..][..self.width]) {
-                *y += weight * value;
+        let Self {
+            y_t,
+            y_r,
+            weights,
+            rows,
+            width,
+        } = self;
+        let y_t = &mut y_t[..width];
+        each_vector!(S, width, |at, WHOLE| {
+            // SAFETY: a job runs inside `dispatch`; all rows have `width` elements.
+            unsafe {
+                let mut sum = load::<S, A, WHOLE>(y_t, at);
+                for (k, &row) in rows.iter().enumerate() {
+                    let weight = S::splat(weights.map_or(1.0, |weights| weights[k]));
+                    let row = &y_r[row as usize * width..][..width];
+                    sum = S::add(sum, S::mul(weight, load::<S, A, WHOLE>(row, at)));
+                }
+                store::<S, A, WHOLE>(y_t, at, sum);
             }
-        }
+        });
     }
 }
 
 /// `y_t[t] += sum_k weight[t, k] y_r[row_of_slot[t, k]]`; every weight is 1 if there are none.
-pub fn combine(cpu: &Cpu, y_t: &mut [f32], y_r: &[f32], weights: Option<&[f32]>, row_of_slot: &[u32], dims: DispatchDims) {
+pub fn combine<A: Activation>(cpu: &Cpu, y_t: &mut [A], y_r: &[A], weights: Option<&[f32]>, row_of_slot: &[u32], dims: DispatchDims) {
     dims.check(y_t.len(), y_r.len(), row_of_slot.len());
     let DispatchDims { tokens, top_k, width, .. } = dims;
     if width == 0 {

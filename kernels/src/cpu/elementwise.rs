@@ -2,7 +2,9 @@
 
 use super::Cpu;
 use super::simd::{Job, Simd, dispatch};
+use super::widen::{each_vector, load, store};
 use crate::Element;
+use crate::formats::Activation;
 use rayon::prelude::*;
 
 /// Elements per task: 64 KiB of f32, well inside L2.
@@ -22,14 +24,88 @@ pub fn copy<T: Element>(cpu: &Cpu, y: &mut [T], x: &[T]) {
     });
 }
 
-pub fn add(cpu: &Cpu, y: &mut [f32], x: &[f32]) {
-    assert_eq!(y.len(), x.len(), "sum of buffers of one length");
+struct Cast<'a, X, Y> {
+    y: &'a mut [Y],
+    x: &'a [X],
+}
+
+impl<X: Activation, Y: Activation> Job for Cast<'_, X, Y> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = Y::from_f32(x.to_f32());
+        }
+    }
+}
+
+pub fn cast<X: Activation, Y: Activation>(cpu: &Cpu, y: &mut [Y], x: &[X]) {
+    assert_eq!(y.len(), x.len(), "conversion between buffers of one length");
     cpu.pool().install(|| {
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y += x;
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|(y, x)| dispatch(cpu.isa(), Cast { y, x }));
+    });
+}
+
+struct Average<'a> {
+    average: &'a mut [f32],
+    parameter: &'a [f32],
+    decay: f32,
+}
+
+impl Job for Average<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (average, &parameter) in self.average.iter_mut().zip(self.parameter) {
+            *average = self.decay * *average + (1.0 - self.decay) * parameter;
+        }
+    }
+}
+
+pub fn average(cpu: &Cpu, average: &mut [f32], parameter: &[f32], decay: f32) {
+    assert_eq!(average.len(), parameter.len(), "average of buffers of one length");
+    cpu.pool().install(|| {
+        average
+            .par_chunks_mut(CHUNK)
+            .zip(parameter.par_chunks(CHUNK))
+            .for_each(|(average, parameter)| {
+                dispatch(cpu.isa(), Average { average, parameter, decay });
+            });
+    });
+}
+
+struct Add<'a, A> {
+    y: &'a mut [A],
+    x: &'a [A],
+}
+
+impl<A: Activation> Job for Add<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { y, x } = self;
+        assert_eq!(y.len(), x.len(), "chunks of one length");
+        each_vector!(S, y.len(), |at, WHOLE| {
+            // SAFETY: a job runs inside `dispatch`; the slices have one length.
+            unsafe {
+                let sum = S::add(load::<S, A, WHOLE>(y, at), load::<S, A, WHOLE>(x, at));
+                store::<S, A, WHOLE>(y, at, sum);
             }
         });
+    }
+}
+
+pub fn add<A: Activation>(cpu: &Cpu, y: &mut [A], x: &[A]) {
+    assert_eq!(y.len(), x.len(), "sum of buffers of one length");
+    cpu.pool().install(|| {
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|(y, x)| dispatch(cpu.isa(), Add { y, x }));
     });
 }
 

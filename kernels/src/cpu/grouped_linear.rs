@@ -1,9 +1,10 @@
 //! Linear layers per expert: the blocks of all experts' products in one task list, without padding.
 
 use super::Cpu;
-use super::gemm::{self, Output, Product, Size, Task, View};
-use crate::Write;
+use super::gemm::{self, Expert, Operand, Output, Product, Size, Task};
 use crate::dims::GroupedDims;
+use crate::formats::Activation;
+use crate::{Matrix, Write};
 use rayon::prelude::*;
 
 /// Runs every block of every product. Large blocks first would balance better; experts are balanced by training itself.
@@ -23,31 +24,31 @@ fn multiply(cpu: &Cpu, products: &[Product<'_>]) {
     });
 }
 
-/// Expert, first row and number of rows of each group that has any.
-fn groups(offsets: &[u32], dims: GroupedDims) -> impl Iterator<Item = (usize, usize, usize)> {
+/// Each expert that has any rows, and their number.
+fn experts(offsets: &[u32], dims: GroupedDims) -> impl Iterator<Item = (Expert, usize)> {
     let bounds = offsets[..=dims.groups].windows(2).map(|pair| (pair[0] as usize, pair[1] as usize));
     bounds
         .enumerate()
-        .filter(|(_, (start, end))| end > start)
-        .map(|(group, (start, end))| (group, start, end - start))
+        .filter(|(_, (first, end))| end > first)
+        .map(|(index, (first, end))| (Expert { index, first }, end - first))
 }
 
 /// `y[r] = x[r] w[e(r)]^T`.
-pub fn forward(cpu: &Cpu, y: &mut [f32], x: &[f32], w: &[f32], offsets: &[u32], dims: GroupedDims) {
-    dims.check(y.len(), x.len(), w.len(), offsets.len());
+pub fn forward<Y: Activation>(cpu: &Cpu, y: &mut [Y], x: Matrix<'_, Cpu>, w: Matrix<'_, Cpu>, offsets: &[u32], dims: GroupedDims) {
+    dims.check_forward(cpu, y.len(), x, w, offsets.len());
     dims.check_offsets(offsets);
     let GroupedDims { input, output, .. } = dims;
     let c = Output::new(y, output);
-    let products: Vec<_> = groups(offsets, dims)
-        .map(|(group, start, rows)| Product {
+    let products: Vec<_> = experts(offsets, dims)
+        .map(|(expert, rows)| Product {
             size: Size {
                 m: rows,
                 n: output,
                 k: input,
             },
-            a: View::rows(x, input).skip_rows(start),
-            b: View::transposed(&w[group * output * input..][..output * input], input),
-            c: c.skip_rows(start),
+            a: Operand::rows(x, input, expert),
+            b: Operand::weights(w, (output, input), expert, false),
+            c: c.skip_rows(expert.first),
             write: Write::Overwrite,
         })
         .collect();
@@ -55,21 +56,21 @@ pub fn forward(cpu: &Cpu, y: &mut [f32], x: &[f32], w: &[f32], offsets: &[u32], 
 }
 
 /// `dx[r] = dy[r] w[e(r)]`.
-pub fn backward_input(cpu: &Cpu, dx: &mut [f32], dy: &[f32], w: &[f32], offsets: &[u32], dims: GroupedDims) {
-    dims.check(dy.len(), dx.len(), w.len(), offsets.len());
+pub fn backward_input<Y: Activation>(cpu: &Cpu, dx: &mut [Y], dy: Matrix<'_, Cpu>, w: Matrix<'_, Cpu>, offsets: &[u32], dims: GroupedDims) {
+    dims.check_backward_input(cpu, dx.len(), dy, w, offsets.len());
     dims.check_offsets(offsets);
     let GroupedDims { input, output, .. } = dims;
     let c = Output::new(dx, input);
-    let products: Vec<_> = groups(offsets, dims)
-        .map(|(group, start, rows)| Product {
+    let products: Vec<_> = experts(offsets, dims)
+        .map(|(expert, rows)| Product {
             size: Size {
                 m: rows,
                 n: input,
                 k: output,
             },
-            a: View::rows(dy, output).skip_rows(start),
-            b: View::rows(&w[group * output * input..][..output * input], input),
-            c: c.skip_rows(start),
+            a: Operand::rows(dy, output, expert),
+            b: Operand::weights(w, (output, input), expert, true),
+            c: c.skip_rows(expert.first),
             write: Write::Overwrite,
         })
         .collect();
@@ -77,21 +78,21 @@ pub fn backward_input(cpu: &Cpu, dx: &mut [f32], dy: &[f32], w: &[f32], offsets:
 }
 
 /// `dw[e] += dy^T x` over the rows of e.
-pub fn backward_weight(cpu: &Cpu, dw: &mut [f32], dy: &[f32], x: &[f32], offsets: &[u32], dims: GroupedDims) {
-    dims.check(dy.len(), x.len(), dw.len(), offsets.len());
+pub fn backward_weight(cpu: &Cpu, dw: &mut [f32], dy: Matrix<'_, Cpu>, x: Matrix<'_, Cpu>, offsets: &[u32], dims: GroupedDims) {
+    dims.check_backward_weight(cpu, dw.len(), dy, x, offsets.len());
     dims.check_offsets(offsets);
     let GroupedDims { input, output, .. } = dims;
     let c = Output::new(dw, input);
-    let products: Vec<_> = groups(offsets, dims)
-        .map(|(group, start, rows)| Product {
+    let products: Vec<_> = experts(offsets, dims)
+        .map(|(expert, rows)| Product {
             size: Size {
                 m: output,
                 n: input,
                 k: rows,
             },
-            a: View::transposed(dy, output).skip_columns(start),
-            b: View::rows(x, input).skip_rows(start),
-            c: c.skip_rows(group * output),
+            a: Operand::columns(dy, output, expert),
+            b: Operand::columns(x, input, expert),
+            c: c.skip_rows(expert.index * output),
             write: Write::Accumulate,
         })
         .collect();

@@ -9,11 +9,12 @@
 
 use super::Cpu;
 use super::exp::exp;
-use super::gemm::{Output, Product, Size, View};
+use super::gemm::{Expert, Operand, Output, Product, Size, View};
 use super::linear::multiply;
 use super::simd::{Job, Simd, dispatch};
 use crate::dims::HeadDims;
-use crate::{IGNORE, Write};
+use crate::formats::{Activation, Bf16, DataType};
+use crate::{IGNORE, Matrix, Write};
 use rayon::prelude::*;
 
 /// Logits per chunk, about: 8 MiB.
@@ -24,8 +25,9 @@ const ROWS: usize = 192;
 const LANES: usize = 32;
 
 /// `nll = -log softmax(x head^T)[target]`, 0 where ignored.
-pub fn forward(cpu: &Cpu, nll: &mut [f32], x: &[f32], head: &[f32], targets: &[i32], dims: HeadDims) {
+pub fn forward<A: Activation>(cpu: &Cpu, nll: &mut [f32], x: &Vec<A>, head: &Vec<A>, targets: &[i32], dims: HeadDims) {
     dims.check(nll.len(), x.len(), head.len(), targets.len());
+    let (x, head) = (Matrix::of(x), Matrix::of(head));
     let chunk = chunk(dims);
     let mut logits = cpu.scratch(chunk * dims.vocabulary);
     for start in (0..dims.rows).step_by(chunk) {
@@ -44,13 +46,13 @@ pub fn forward(cpu: &Cpu, nll: &mut [f32], x: &[f32], head: &[f32], targets: &[i
 }
 
 /// Loss and its gradient: `dlogits = scale (softmax - onehot)`, `dx = dlogits head`, `dhead += dlogits^T x`.
-pub fn backward(
+pub fn backward<A: Activation>(
     cpu: &Cpu,
     nll: &mut [f32],
-    dx: &mut [f32],
+    dx: &mut [A],
     dhead: &mut [f32],
-    x: &[f32],
-    head: &[f32],
+    x: &Vec<A>,
+    head: &Vec<A>,
     targets: &[i32],
     scale: f32,
     dims: HeadDims,
@@ -58,6 +60,7 @@ pub fn backward(
     dims.check(nll.len(), x.len(), head.len(), targets.len());
     dims.check(nll.len(), dx.len(), dhead.len(), targets.len());
     let HeadDims { width, vocabulary, .. } = dims;
+    let (x, head) = (Matrix::of(x), Matrix::of(head));
     let chunk = chunk(dims);
     let mut logits = cpu.scratch(chunk * vocabulary);
     for start in (0..dims.rows).step_by(chunk) {
@@ -68,7 +71,10 @@ pub fn backward(
             &mut nll[start..][..rows],
             &mut logits,
             &targets[start..][..rows],
-            Some(scale),
+            Some(Gradient {
+                scale,
+                data_type: A::DATA_TYPE,
+            }),
             vocabulary,
         );
         let dx = Product {
@@ -77,8 +83,8 @@ pub fn backward(
                 n: width,
                 k: vocabulary,
             },
-            a: View::rows(&logits, vocabulary),
-            b: View::rows(head, width),
+            a: dlogits::<A>(&logits, vocabulary, false),
+            b: Operand::weights(head, (vocabulary, width), Expert::default(), true),
             c: Output::new(dx, width).skip_rows(start),
             write: Write::Overwrite,
         };
@@ -89,8 +95,8 @@ pub fn backward(
                 n: width,
                 k: rows,
             },
-            a: View::transposed(&logits, vocabulary),
-            b: View::rows(x, width).skip_rows(start),
+            a: dlogits::<A>(&logits, vocabulary, true),
+            b: Operand::columns(x, width, from(start)),
             c: Output::new(dhead, width),
             write: Write::Accumulate,
         };
@@ -104,7 +110,12 @@ fn chunk(dims: HeadDims) -> usize {
     (LOGITS / dims.vocabulary.max(1)).max(ROWS).min(dims.rows.max(1))
 }
 
-fn compute_logits(cpu: &Cpu, logits: &mut [f32], x: &[f32], head: &[f32], (start, rows): (usize, usize), dims: HeadDims) {
+/// Rows from `first` on.
+const fn from(first: usize) -> Expert {
+    Expert { index: 0, first }
+}
+
+fn compute_logits(cpu: &Cpu, logits: &mut [f32], x: Matrix<'_, Cpu>, head: Matrix<'_, Cpu>, (start, rows): (usize, usize), dims: HeadDims) {
     let HeadDims { width, vocabulary, .. } = dims;
     let product = Product {
         size: Size {
@@ -112,16 +123,36 @@ fn compute_logits(cpu: &Cpu, logits: &mut [f32], x: &[f32], head: &[f32], (start
             n: vocabulary,
             k: width,
         },
-        a: View::rows(x, width).skip_rows(start),
-        b: View::transposed(head, width),
+        a: Operand::rows(x, width, from(start)),
+        b: Operand::weights(head, (vocabulary, width), Expert::default(), false),
         c: Output::new(logits, vocabulary),
         write: Write::Overwrite,
     };
     multiply(cpu, &product);
 }
 
-/// Losses of a chunk's rows; with a scale, the logits become their gradient.
-fn losses(cpu: &Cpu, nll: &mut [f32], logits: &mut [f32], targets: &[i32], scale: Option<f32>, vocabulary: usize) {
+/// The gradient of the logits that [`losses`] has left: rows, or `transposed` columns, summed along the other dimension. BF16 takes the
+/// first half of each row's memory.
+fn dlogits<A: Activation>(logits: &[f32], vocabulary: usize, transposed: bool) -> Operand<'_> {
+    match (A::DATA_TYPE, transposed) {
+        (DataType::F32, false) => Operand::F32(View::rows(logits, vocabulary)),
+        (DataType::F32, true) => Operand::F32(View::transposed(logits, vocabulary)),
+        (DataType::Bf16, false) => Operand::Bf16(View::rows(bytemuck::cast_slice(logits), 2 * vocabulary)),
+        (DataType::Bf16, true) => Operand::Bf16(View::transposed(bytemuck::cast_slice(logits), 2 * vocabulary)),
+    }
+}
+
+/// What becomes of the logits.
+#[derive(Clone, Copy)]
+struct Gradient {
+    /// Factor of the loss.
+    scale: f32,
+    /// Type of the result.
+    data_type: DataType,
+}
+
+/// Losses of a chunk's rows; if a gradient is asked for, the logits become it.
+fn losses(cpu: &Cpu, nll: &mut [f32], logits: &mut [f32], targets: &[i32], gradient: Option<Gradient>, vocabulary: usize) {
     cpu.pool().install(|| {
         nll.par_iter_mut()
             .zip(logits.par_chunks_mut(vocabulary.max(1)))
@@ -135,7 +166,11 @@ fn losses(cpu: &Cpu, nll: &mut [f32], logits: &mut [f32], targets: &[i32], scale
                 }
                 let target = usize::try_from(target).ok().filter(|&index| index < vocabulary);
                 let target = target.unwrap_or_else(|| panic!("a target is outside the vocabulary of {vocabulary}"));
+                let scale = gradient.map(|gradient| gradient.scale);
                 *nll = dispatch(cpu.isa(), Row { logits, target, scale });
+                if gradient.is_some_and(|gradient| gradient.data_type == DataType::Bf16) {
+                    dispatch(cpu.isa(), Narrow { row: logits });
+                }
             });
     });
 }
@@ -175,5 +210,29 @@ impl Job for Row<'_> {
             self.logits[self.target] -= scale;
         }
         (sum.ln() + f64::from(largest) - f64::from(at_target)) as f32
+    }
+}
+
+/// Rounds a row to BF16, in the first half of its memory.
+struct Narrow<'a> {
+    row: &'a mut [f32],
+}
+
+impl Job for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let len = self.row.len();
+        let halves: &mut [Bf16] = bytemuck::cast_slice_mut(self.row);
+        for start in (0..len).step_by(LANES) {
+            let count = LANES.min(len - start);
+            let mut values = [0.0_f32; LANES];
+            values[..count].copy_from_slice(bytemuck::cast_slice(&halves[2 * start..][..2 * count]));
+            // What is written has been read: the rounded values end where the read ones do or before.
+            for (half, value) in halves[start..][..count].iter_mut().zip(values) {
+                *half = Bf16::from_f32(value);
+            }
+        }
     }
 }

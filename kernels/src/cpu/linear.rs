@@ -1,9 +1,10 @@
-//! Linear layers: three products each.
+//! Linear layer: forward, gradient of the input, gradient of the weight, all on one product.
 
 use super::Cpu;
-use super::gemm::{self, Output, Product, Size, View};
-use crate::Write;
+use super::gemm::{self, Expert, Operand, Output, Product, Size};
 use crate::dims::LinearDims;
+use crate::formats::Activation;
+use crate::{Matrix, Write};
 use rayon::prelude::*;
 
 /// Runs the blocks of one product on all threads.
@@ -18,64 +19,58 @@ pub fn multiply(cpu: &Cpu, product: &Product<'_>) {
 }
 
 /// `y (=|+=) x w^T`.
-pub fn forward(cpu: &Cpu, y: &mut [f32], x: &[f32], w: &[f32], dims: LinearDims, write: Write) {
-    dims.check(y.len(), x.len(), w.len());
+pub fn forward<Y: Activation>(cpu: &Cpu, y: &mut [Y], x: Matrix<'_, Cpu>, w: Matrix<'_, Cpu>, dims: LinearDims, write: Write) {
+    dims.check_forward(cpu, y.len(), x, w);
     let LinearDims { rows, input, output } = dims;
-    let c = Output::new(y, output);
-    multiply(
-        cpu,
-        &Product {
-            size: Size {
-                m: rows,
-                n: output,
-                k: input,
-            },
-            a: View::rows(x, input),
-            b: View::transposed(w, input),
-            c,
-            write,
+    let all = Expert::default();
+    let product = Product {
+        size: Size {
+            m: rows,
+            n: output,
+            k: input,
         },
-    );
+        a: Operand::rows(x, input, all),
+        b: Operand::weights(w, (output, input), all, false),
+        c: Output::new(y, output),
+        write,
+    };
+    multiply(cpu, &product);
 }
 
 /// `dx (=|+=) dy w`.
-pub fn backward_input(cpu: &Cpu, dx: &mut [f32], dy: &[f32], w: &[f32], dims: LinearDims, write: Write) {
-    dims.check(dy.len(), dx.len(), w.len());
+pub fn backward_input<Y: Activation>(cpu: &Cpu, dx: &mut [Y], dy: Matrix<'_, Cpu>, w: Matrix<'_, Cpu>, dims: LinearDims, write: Write) {
+    dims.check_backward_input(cpu, dx.len(), dy, w);
     let LinearDims { rows, input, output } = dims;
-    let c = Output::new(dx, input);
-    multiply(
-        cpu,
-        &Product {
-            size: Size {
-                m: rows,
-                n: input,
-                k: output,
-            },
-            a: View::rows(dy, output),
-            b: View::rows(w, input),
-            c,
-            write,
+    let all = Expert::default();
+    let product = Product {
+        size: Size {
+            m: rows,
+            n: input,
+            k: output,
         },
-    );
+        a: Operand::rows(dy, output, all),
+        b: Operand::weights(w, (output, input), all, true),
+        c: Output::new(dx, input),
+        write,
+    };
+    multiply(cpu, &product);
 }
 
 /// `dw += dy^T x`.
-pub fn backward_weight(cpu: &Cpu, dw: &mut [f32], dy: &[f32], x: &[f32], dims: LinearDims) {
-    dims.check(dy.len(), x.len(), dw.len());
+pub fn backward_weight(cpu: &Cpu, dw: &mut [f32], dy: Matrix<'_, Cpu>, x: Matrix<'_, Cpu>, dims: LinearDims) {
+    dims.check_backward_weight(cpu, dw.len(), dy, x);
     let LinearDims { rows, input, output } = dims;
-    let c = Output::new(dw, input);
-    multiply(
-        cpu,
-        &Product {
-            size: Size {
-                m: output,
-                n: input,
-                k: rows,
-            },
-            a: View::transposed(dy, output),
-            b: View::rows(x, input),
-            c,
-            write: Write::Accumulate,
+    let all = Expert::default();
+    let product = Product {
+        size: Size {
+            m: output,
+            n: input,
+            k: rows,
         },
-    );
+        a: Operand::columns(dy, output, all),
+        b: Operand::columns(x, input, all),
+        c: Output::new(dw, input),
+        write: Write::Accumulate,
+    };
+    multiply(cpu, &product);
 }

@@ -1,18 +1,19 @@
 //! Packing: copies of a block of a matrix in the order in which the register tile reads it.
 
 use super::gemm::View;
+use crate::formats::Activation;
 
 /// Most elements of a vector or rows of a tile that are copied at once.
-const QUAD: usize = 4;
+pub const QUAD: usize = 4;
 
 /// Terms that are packed for all panels before the next ones, where each term is a row of the source and may be a page of its own: so
 /// many stay in the TLB.
 const TERMS: usize = 32;
 
-/// Packs `rows x depth` of a view into panels of `height` rows, each `[depth][height]`. The last panel has the rows that are left, rounded
+/// Packs `rows x depth` of a view, widened, into panels of `height` rows, each `[depth][height]`. The last panel has the rows that are left, rounded
 /// up to a multiple of `step` with zeros.
 #[inline(always)]
-pub fn pack(panels: &mut Vec<f32>, view: View<'_>, size: (usize, usize), height: usize, step: usize) {
+pub fn pack<T: Activation>(panels: &mut Vec<f32>, view: View<'_, T>, size: (usize, usize), height: usize, step: usize) {
     let len = size.0.next_multiple_of(step) * size.1;
     if panels.len() < len {
         panels.resize(len, 0.0);
@@ -22,7 +23,7 @@ pub fn pack(panels: &mut Vec<f32>, view: View<'_>, size: (usize, usize), height:
 
 /// As [`pack`], into a slice of the right length.
 #[inline(always)]
-pub fn pack_into(panels: &mut [f32], view: View<'_>, (rows, depth): (usize, usize), height: usize, step: usize) {
+pub fn pack_into<T: Activation>(panels: &mut [f32], view: View<'_, T>, (rows, depth): (usize, usize), height: usize, step: usize) {
     // Rows that are contiguous along the terms are read to the end, which prefetchers follow.
     let most = if view.row == 1 { TERMS } else { depth.max(1) };
     for k in (0..depth).step_by(most) {
@@ -38,17 +39,17 @@ pub fn pack_into(panels: &mut [f32], view: View<'_>, (rows, depth): (usize, usiz
 
 /// Packs a part of one panel.
 #[inline(always)]
-fn pack_panel(panel: &mut [f32], view: View<'_>, (present, terms): (usize, usize), height: usize) {
+fn pack_panel<T: Activation>(panel: &mut [f32], view: View<'_, T>, (present, terms): (usize, usize), height: usize) {
     if present < height {
         panel.fill(0.0);
     }
     if view.row == 1 {
         match present {
-            32 if height == 32 => copy::<32>(panel, &view),
-            16 if height == 16 => copy::<16>(panel, &view),
-            12 if height == 12 => copy::<12>(panel, &view),
-            6 if height == 6 => copy::<6>(panel, &view),
-            4 if height == 4 => copy::<4>(panel, &view),
+            32 if height == 32 => copy::<32, T>(panel, &view),
+            16 if height == 16 => copy::<16, T>(panel, &view),
+            12 if height == 12 => copy::<12, T>(panel, &view),
+            6 if height == 6 => copy::<6, T>(panel, &view),
+            4 if height == 4 => copy::<4, T>(panel, &view),
             _ => strided(panel, &view, present, height),
         }
     } else if view.column == 1 {
@@ -60,74 +61,77 @@ fn pack_panel(panel: &mut [f32], view: View<'_>, (present, terms): (usize, usize
 
 /// Rows lie side by side in memory: one copy of constant length per term.
 #[inline(always)]
-fn copy<const HEIGHT: usize>(panel: &mut [f32], view: &View<'_>) {
+fn copy<const HEIGHT: usize, T: Activation>(panel: &mut [f32], view: &View<'_, T>) {
     let mut start = view.offset;
     for target in panel.as_chunks_mut::<HEIGHT>().0 {
-        target.copy_from_slice(&view.data[start..start + HEIGHT]);
+        let line: &[T; HEIGHT] = view.data[start..].first_chunk().expect("a term of a panel has all of its rows");
+        // Copies: a loop from memory to memory would not vectorise, since the compiler cannot rule out an overlap.
+        let (line, mut values) = (*line, [0.0; HEIGHT]);
+        for i in 0..HEIGHT {
+            values[i] = line[i].to_f32();
+        }
+        *target = values;
         start += view.column;
     }
 }
 
 /// Any strides, element by element.
 #[inline(always)]
-fn strided(panel: &mut [f32], view: &View<'_>, present: usize, height: usize) {
+fn strided<T: Activation>(panel: &mut [f32], view: &View<'_, T>, present: usize, height: usize) {
     for (k, target) in panel.chunks_exact_mut(height).enumerate() {
         for (i, value) in target[..present].iter_mut().enumerate() {
-            *value = view.data[view.offset + i * view.row + k * view.column];
+            *value = view.data[view.offset + i * view.row + k * view.column].to_f32();
         }
     }
 }
 
 /// Terms lie side by side in memory: a transposition, in blocks of 4 x 4.
 #[inline(always)]
-fn transpose(panel: &mut [f32], view: &View<'_>, (present, depth): (usize, usize), height: usize) {
+fn transpose<T: Activation>(panel: &mut [f32], view: &View<'_, T>, (present, depth): (usize, usize), height: usize) {
     let mut i = 0;
     while i + QUAD <= present {
         let start = view.offset + i * view.row;
-        let mut rows = [&view.data[..0]; QUAD];
-        for (index, row) in rows.iter_mut().enumerate() {
-            *row = &view.data[start + index * view.row..][..depth];
+        let rows: [&[T]; QUAD] = std::array::from_fn(|index| &view.data[start + index * view.row..][..depth]);
+        let blocks = rows.map(|row| row.as_chunks::<QUAD>().0);
+        for block in 0..depth / QUAD {
+            let block_rows = [
+                widen(&blocks[0][block]),
+                widen(&blocks[1][block]),
+                widen(&blocks[2][block]),
+                widen(&blocks[3][block]),
+            ];
+            quad(&mut panel[block * QUAD * height + i..], height, block_rows);
         }
-        let mut k = 0;
-        while k + QUAD <= depth {
-            // The last of four lines of `height` needs only its own four elements.
-            let target = &mut panel[k * height + i..][..(QUAD - 1) * height + QUAD];
-            quad(
-                target,
-                height,
-                [&rows[0][k..k + 4], &rows[1][k..k + 4], &rows[2][k..k + 4], &rows[3][k..k + 4]],
-            );
-            k += QUAD;
-        }
+        let k = depth / QUAD * QUAD;
         for k in k..depth {
             for (index, row) in rows.iter().enumerate() {
-                panel[k * height + i + index] = row[k];
+                panel[k * height + i + index] = row[k].to_f32();
             }
         }
         i += QUAD;
     }
     for i in i..present {
         let row = &view.data[view.offset + i * view.row..][..depth];
-        for (k, &value) in row.iter().enumerate() {
-            panel[k * height + i] = value;
+        for (k, value) in row.iter().enumerate() {
+            panel[k * height + i] = value.to_f32();
         }
     }
+}
+
+#[inline(always)]
+fn widen<T: Activation>(values: &[T; QUAD]) -> [f32; QUAD] {
+    [values[0].to_f32(), values[1].to_f32(), values[2].to_f32(), values[3].to_f32()]
 }
 
 /// `target[k * height + i] = rows[i][k]` for a block of 4 x 4.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn quad(target: &mut [f32], height: usize, rows: [&[f32]; QUAD]) {
+pub fn quad(target: &mut [f32], height: usize, rows: [[f32; QUAD]; QUAD]) {
     use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
-    assert!(target.len() > 3 * height + 3 && rows.iter().all(|row| row.len() == QUAD));
+    assert!(target.len() > (QUAD - 1) * height + QUAD - 1);
     // SAFETY: SSE is part of x86-64; each row has four elements, and the four lines of the target are inside it, as just checked.
     unsafe {
-        let [r0, r1, r2, r3] = [
-            _mm_loadu_ps(rows[0].as_ptr()),
-            _mm_loadu_ps(rows[1].as_ptr()),
-            _mm_loadu_ps(rows[2].as_ptr()),
-            _mm_loadu_ps(rows[3].as_ptr()),
-        ];
+        let [r0, r1, r2, r3] = rows.map(|row| _mm_loadu_ps(row.as_ptr()));
         let (low01, low23) = (_mm_unpacklo_ps(r0, r1), _mm_unpacklo_ps(r2, r3));
         let (high01, high23) = (_mm_unpackhi_ps(r0, r1), _mm_unpackhi_ps(r2, r3));
         let target = target.as_mut_ptr();
@@ -141,7 +145,7 @@ fn quad(target: &mut [f32], height: usize, rows: [&[f32]; QUAD]) {
 /// `target[k * height + i] = rows[i][k]` for a block of 4 x 4.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn quad(target: &mut [f32], height: usize, rows: [&[f32]; QUAD]) {
+pub fn quad(target: &mut [f32], height: usize, rows: [[f32; QUAD]; QUAD]) {
     for (i, row) in rows.iter().enumerate() {
         for (k, &value) in row.iter().enumerate() {
             target[k * height + i] = value;

@@ -1,4 +1,4 @@
-//! Multiply-adds on registers alone.
+//! Multiply-adds on registers alone: of FP32 values, and of pairs of BF16 values.
 
 use super::Cpu;
 use super::simd::{Job, Simd, dispatch};
@@ -7,9 +7,10 @@ use std::hint::black_box;
 /// Independent accumulators: latency 4 times 2 units needs 8; 12 leave room for the two operands in 16 registers.
 const CHAINS: usize = 12;
 
-struct Chains(usize);
+/// So many rounds; of pairs if `PAIRS`.
+struct Chains<const PAIRS: bool>(usize);
 
-impl Job for Chains {
+impl<const PAIRS: bool> Job for Chains<PAIRS> {
     type Output = f32;
 
     #[inline(always)]
@@ -24,7 +25,7 @@ impl Job for Chains {
             }
             for _ in 0..self.0 {
                 for sum in &mut sums {
-                    *sum = S::fma(*sum, a, b);
+                    *sum = if PAIRS { S::dot_pairs(*sum, a, b) } else { S::fma(*sum, a, b) };
                 }
             }
             let mut total = sums[0];
@@ -37,7 +38,7 @@ impl Job for Chains {
 }
 
 /// Runs `count` rounds on every thread; returns the floating-point operations done.
-pub fn run(cpu: &Cpu, count: usize) -> f64 {
+pub fn run<const PAIRS: bool>(cpu: &Cpu, count: usize) -> f64 {
     struct Lanes;
     impl Job for Lanes {
         type Output = usize;
@@ -46,6 +47,7 @@ pub fn run(cpu: &Cpu, count: usize) -> f64 {
             S::LANES
         }
     }
-    let results = cpu.pool().broadcast(|_| black_box(dispatch(cpu.isa(), Chains(count))));
-    2.0 * (results.len() * count * CHAINS * dispatch(cpu.isa(), Lanes)) as f64
+    let results = cpu.pool().broadcast(|_| black_box(dispatch(cpu.isa(), Chains::<PAIRS>(count))));
+    let each = if PAIRS { 4.0 } else { 2.0 };
+    each * (results.len() * count * CHAINS * dispatch(cpu.isa(), Lanes)) as f64
 }

@@ -2,8 +2,10 @@
 
 use super::Cpu;
 use super::simd::{Job, Simd, dispatch};
+use super::widen::{each_vector, load, store};
 use crate::Write;
 use crate::dims::RmsNormDims;
+use crate::formats::Activation;
 use rayon::prelude::*;
 
 /// Rows per task. The partial sums of `dgain` are added in task order, so it must not depend on the number of threads.
@@ -11,6 +13,8 @@ const ROWS: usize = 64;
 
 /// Partial sums of a reduction: its order depends on the length only.
 const LANES: usize = 32;
+/// Fewest of them in a vector, over all instruction sets.
+const LEAST: usize = 8;
 
 /// Adds up partial sums, halving their number.
 #[inline(always)]
@@ -25,52 +29,63 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// Adds up `term(at)`, a vector of terms at `at`, for as many whole groups of [`LANES`] terms as `len` has, in as many partial sums.
+macro_rules! sum_groups {
+    ($set:ident, $len:expr, |$at:ident| $term:expr) => {{
+        // SAFETY: a job runs inside `dispatch`; the terms and `lanes` have whole groups.
+        unsafe {
+            let mut sums = [$set::splat(0.0); LANES / LEAST];
+            for group in (0..$len / LANES * LANES).step_by(LANES) {
+                for (index, sum) in sums.iter_mut().enumerate().take(LANES / $set::LANES) {
+                    let $at = group + index * $set::LANES;
+                    *sum = $set::add(*sum, $term);
+                }
+            }
+            let mut lanes = [0.0; LANES];
+            for (index, &sum) in sums.iter().enumerate().take(LANES / $set::LANES) {
+                $set::store(lanes.as_mut_ptr().add(index * $set::LANES), sum);
+            }
+            fold(lanes)
+        }
+    }};
+}
+
 /// `sum_i a_i b_i`.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
+pub fn dot<S: Simd, A: Activation>(a: &[A], b: &[A]) -> f32 {
+    let b = &b[..a.len()];
+    let groups = sum_groups!(S, a.len(), |at| S::mul(load::<S, A, true>(a, at), load::<S, A, true>(b, at)));
     let mut rest = 0.0;
-    for (&a, &b) in a_rest.iter().zip(b_rest) {
-        rest += a * b;
+    for i in a.len() / LANES * LANES..a.len() {
+        rest += a[i].to_f32() * b[i].to_f32();
     }
-    fold(lanes) + rest
+    groups + rest
 }
 
 /// `sum_i a_i b_i c_i`.
 #[inline(always)]
-fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
-    let (c_chunks, c_rest) = c.as_chunks::<LANES>();
-    for ((a, b), c) in a_chunks.iter().zip(b_chunks).zip(c_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane] * c[lane];
-        }
-    }
+fn dot3<S: Simd, A: Activation>(a: &[A], b: &[f32], c: &[A]) -> f32 {
+    let (b, c) = (&b[..a.len()], &c[..a.len()]);
+    let groups = sum_groups!(S, a.len(), |at| S::mul(
+        S::mul(load::<S, A, true>(a, at), load::<S, f32, true>(b, at)),
+        load::<S, A, true>(c, at)
+    ));
     let mut rest = 0.0;
-    for ((&a, &b), &c) in a_rest.iter().zip(b_rest).zip(c_rest) {
-        rest += a * b * c;
+    for i in a.len() / LANES * LANES..a.len() {
+        rest += a[i].to_f32() * b[i] * c[i].to_f32();
     }
-    fold(lanes) + rest
+    groups + rest
 }
 
-struct Forward<'a> {
-    y: &'a mut [f32],
+struct Forward<'a, A> {
+    y: &'a mut [A],
     rstd: &'a mut [f32],
-    x: &'a [f32],
+    x: &'a [A],
     gain: &'a [f32],
     dims: RmsNormDims,
 }
 
-impl Job for Forward<'_> {
+impl<A: Activation> Job for Forward<'_, A> {
     type Output = ();
 
     #[inline(always)]
@@ -82,18 +97,23 @@ impl Job for Forward<'_> {
             epsilon,
             rows: _,
         } = self.dims;
+        let gain = &self.gain[..width];
         for (t, rstd) in self.rstd.iter_mut().enumerate() {
             let x = &self.x[t * x_columns.stride + x_columns.offset..][..width];
             let y = &mut self.y[t * y_columns.stride + y_columns.offset..][..width];
-            *rstd = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
-            for ((y, &x), &gain) in y.iter_mut().zip(x).zip(self.gain) {
-                *y = gain * (x * *rstd);
-            }
+            *rstd = 1.0 / (dot::<S, A>(x, x) / width as f32 + epsilon).sqrt();
+            each_vector!(S, width, |at, WHOLE| {
+                // SAFETY: a job runs inside `dispatch`; all slices have `width` elements.
+                unsafe {
+                    let normal = S::mul(load::<S, A, WHOLE>(x, at), S::splat(*rstd));
+                    store::<S, A, WHOLE>(y, at, S::mul(load::<S, f32, WHOLE>(gain, at), normal));
+                }
+            });
         }
     }
 }
 
-pub fn forward(cpu: &Cpu, y: &mut [f32], rstd: &mut [f32], x: &[f32], gain: &[f32], dims: RmsNormDims) {
+pub fn forward<A: Activation>(cpu: &Cpu, y: &mut [A], rstd: &mut [f32], x: &[A], gain: &[f32], dims: RmsNormDims) {
     dims.check(x.len(), y.len(), gain.len(), rstd.len());
     cpu.pool().install(|| {
         y.par_chunks_mut(ROWS * dims.y.stride)
@@ -103,18 +123,18 @@ pub fn forward(cpu: &Cpu, y: &mut [f32], rstd: &mut [f32], x: &[f32], gain: &[f3
     });
 }
 
-struct Backward<'a> {
-    dx: &'a mut [f32],
+struct Backward<'a, A> {
+    dx: &'a mut [A],
     dgain: &'a mut [f32],
-    dy: &'a [f32],
-    x: &'a [f32],
+    dy: &'a [A],
+    x: &'a [A],
     gain: &'a [f32],
     rstd: &'a [f32],
     dims: RmsNormDims,
     write: Write,
 }
 
-impl Job for Backward<'_> {
+impl<A: Activation> Job for Backward<'_, A> {
     type Output = ();
 
     #[inline(always)]
@@ -130,34 +150,40 @@ impl Job for Backward<'_> {
             let x = &self.x[x_start..][..width];
             let dx = &mut self.dx[x_start..][..width];
             let dy = &self.dy[t * y_columns.stride + y_columns.offset..][..width];
-            let gain = &self.gain[..width];
+            let (gain, dgain) = (&self.gain[..width], &mut self.dgain[..width]);
             // y = gain x rstd
-            for ((dgain, &x), &dy) in self.dgain.iter_mut().zip(x).zip(dy) {
-                *dgain += x * rstd * dy;
-            }
-            let mean = dot3(x, gain, dy) * rstd / width as f32;
-            match self.write {
-                Write::Overwrite => {
-                    for (((dx, &x), &gain), &dy) in dx.iter_mut().zip(x).zip(gain).zip(dy) {
-                        *dx = rstd * (gain * dy - x * rstd * mean);
-                    }
+            each_vector!(S, width, |at, WHOLE| {
+                // SAFETY: a job runs inside `dispatch`; all slices have `width` elements.
+                unsafe {
+                    let normal = S::mul(load::<S, A, WHOLE>(x, at), S::splat(rstd));
+                    let product = S::mul(normal, load::<S, A, WHOLE>(dy, at));
+                    store::<S, f32, WHOLE>(dgain, at, S::add(load::<S, f32, WHOLE>(dgain, at), product));
                 }
-                Write::Accumulate => {
-                    for (((dx, &x), &gain), &dy) in dx.iter_mut().zip(x).zip(gain).zip(dy) {
-                        *dx += rstd * (gain * dy - x * rstd * mean);
-                    }
+            });
+            let mean = dot3::<S, A>(x, gain, dy) * rstd / width as f32;
+            each_vector!(S, width, |at, WHOLE| {
+                // SAFETY: as above.
+                unsafe {
+                    let normal = S::mul(load::<S, A, WHOLE>(x, at), S::splat(rstd));
+                    let scaled = S::mul(load::<S, f32, WHOLE>(gain, at), load::<S, A, WHOLE>(dy, at));
+                    let gradient = S::mul(S::splat(rstd), S::add(scaled, S::mul(normal, S::splat(-mean))));
+                    let gradient = match self.write {
+                        Write::Overwrite => gradient,
+                        Write::Accumulate => S::add(load::<S, A, WHOLE>(dx, at), gradient),
+                    };
+                    store::<S, A, WHOLE>(dx, at, gradient);
                 }
-            }
+            });
         }
     }
 }
 
-pub fn backward(
+pub fn backward<A: Activation>(
     cpu: &Cpu,
-    dx: &mut [f32],
+    dx: &mut [A],
     dgain: &mut [f32],
-    dy: &[f32],
-    x: &[f32],
+    dy: &[A],
+    x: &[A],
     gain: &[f32],
     rstd: &[f32],
     dims: RmsNormDims,

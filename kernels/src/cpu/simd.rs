@@ -5,7 +5,11 @@
 //! loop is compiled with those features.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
+mod x86;
+
+use crate::formats::{Activation, Bf16, DataType, e4m3};
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512, Avx512Bf16};
 
 /// An instruction set that this machine has. Holding a value is the proof: the constructors detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -44,16 +50,36 @@ impl Isa {
         None
     }
 
-    /// The widest set of this machine.
+    /// AVX-512 with BF16 dot products and byte permutations (F, BW, DQ, VL, VBMI, BF16).
+    #[must_use]
+    pub fn avx512_bf16() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if Self::avx512().is_some()
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512bf16")
+        {
+            return Some(Self(Kind::Avx512Bf16));
+        }
+        None
+    }
+
+    /// The best set of this machine.
     #[must_use]
     pub fn best() -> Self {
-        Self::avx512().or_else(Self::avx2).unwrap_or(Self::PORTABLE)
+        Self::avx512_bf16()
+            .or_else(Self::avx512)
+            .or_else(Self::avx2)
+            .unwrap_or(Self::PORTABLE)
     }
 
     /// All sets of this machine, the portable one first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        [Some(Self::PORTABLE), Self::avx2(), Self::avx512()].into_iter().flatten().collect()
+        let sets = [Some(Self::PORTABLE), Self::avx2(), Self::avx512(), Self::avx512_bf16()];
+        sets.into_iter().flatten().collect()
     }
 
     /// Name for reports.
@@ -65,6 +91,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => "avx512-bf16",
         }
     }
 }
@@ -88,6 +116,9 @@ pub fn dispatch<J: Job>(isa: Isa, job: J) -> J::Output {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => unsafe { run_avx512(job) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512Bf16 => unsafe { run_avx512_bf16(job) },
     }
 }
 
@@ -103,6 +134,15 @@ fn run_avx512<J: Job>(job: J) -> J::Output {
     job.run::<Avx512>()
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
+fn run_avx512_bf16<J: Job>(job: J) -> J::Output {
+    job.run::<Avx512Bf16>()
+}
+
+/// E4M3 codes that are decoded at once.
+pub const CODES: usize = 64;
+
 /// Vectors of `LANES` f32 and the operations on them.
 ///
 /// # Safety
@@ -116,6 +156,8 @@ pub trait Simd: Copy + 'static {
     const GEMM_ROWS: usize;
     /// A vector.
     type V: Copy;
+    /// Runs a job in a function of its own: what is inlined in several places is compiled for each of them.
+    unsafe fn call<J: Job>(job: J) -> J::Output;
     /// All lanes `value`.
     unsafe fn splat(value: f32) -> Self::V;
     /// `LANES` values from `pointer`.
@@ -124,8 +166,56 @@ pub trait Simd: Copy + 'static {
     unsafe fn store(pointer: *mut f32, v: Self::V);
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`; one rounding where the set has FMA, two in portable code.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `LANES` values from `pointer`, widened exactly.
+    unsafe fn load_bf16(pointer: *const Bf16) -> Self::V;
+    /// `LANES` values to `pointer`, each rounded to the nearest as by [`Bf16::from_f32`].
+    unsafe fn store_bf16(pointer: *mut Bf16, v: Self::V);
+    /// `sums + a_odd b_odd`, then `+ a_even b_even`, where each lane of `a` and `b` is a pair of BF16 values, the even one in the lower half.
+    /// Fused where the set has FMA: the same bits if the products are exact. Subnormal operands and results may count as zero.
+    unsafe fn dot_pairs(sums: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each lane; `b` where either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `2^x` of each lane, for `x` up to 127, within 2 units in the last place; 0 or subnormal below -126; NaN for NaN.
+    unsafe fn exp2(x: Self::V) -> Self::V;
+    /// Each lane's two values rounded to BF16, as a pair; subnormal ones may become zero.
+    unsafe fn round_pairs(even: Self::V, odd: Self::V) -> Self::V;
+    /// `LANES` values from `pointer`, as [`Activation::to_f32`] has it.
+    #[inline(always)]
+    unsafe fn load_as<A: Activation>(pointer: *const A) -> Self::V {
+        // SAFETY: passed on from the caller; the trait is sealed, so the type is the one it says.
+        unsafe {
+            match A::DATA_TYPE {
+                DataType::F32 => Self::load(pointer.cast()),
+                DataType::Bf16 => Self::load_bf16(pointer.cast()),
+            }
+        }
+    }
+    /// `LANES` values to `pointer`, as [`Activation::from_f32`] has it.
+    #[inline(always)]
+    unsafe fn store_as<A: Activation>(pointer: *mut A, v: Self::V) {
+        // SAFETY: as for `load_as`.
+        unsafe {
+            match A::DATA_TYPE {
+                DataType::F32 => Self::store(pointer.cast(), v),
+                DataType::Bf16 => Self::store_bf16(pointer.cast(), v),
+            }
+        }
+    }
+    /// The values of `count <= CODES` E4M3 codes, and what else completes [`CODES`] values.
+    ///
+    /// `codes` must be valid for `count` codes, `y` for `CODES` values.
+    #[inline(always)]
+    unsafe fn decode_e4m3(y: *mut Bf16, codes: *const u8, count: usize) {
+        // SAFETY: passed on from the caller.
+        let (y, codes) = unsafe { (std::slice::from_raw_parts_mut(y, count), std::slice::from_raw_parts(codes, count)) };
+        for (y, &code) in y.iter_mut().zip(codes) {
+            *y = Bf16(e4m3::DECODE_BF16[usize::from(code)]);
+        }
+    }
     /// Sum of all lanes, in a fixed order.
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
@@ -160,6 +250,10 @@ impl Simd for Portable {
     const LANES: usize = 8;
     const GEMM_ROWS: usize = 4;
     type V = [f32; 8];
+    #[inline(never)]
+    unsafe fn call<J: Job>(job: J) -> J::Output {
+        job.run::<Self>()
+    }
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::V {
         [value; 8]
@@ -174,84 +268,177 @@ impl Simd for Portable {
         // SAFETY: as for `load`.
         unsafe { pointer.cast::<[f32; 8]>().write_unaligned(v) }
     }
+    #[inline(always)]
+    unsafe fn load_bf16(pointer: *const Bf16) -> Self::V {
+        // SAFETY: as for `load`.
+        unsafe { pointer.cast::<[Bf16; 8]>().read_unaligned() }.map(Bf16::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(pointer: *mut Bf16, v: Self::V) {
+        // SAFETY: as for `load`.
+        unsafe { pointer.cast::<[Bf16; 8]>().write_unaligned(v.map(Bf16::from_f32)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sums: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        let odd = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
+        let even = |pair: f32| f32::from_bits(pair.to_bits() << 16);
+        std::array::from_fn(|lane| (sums[lane] + odd(a[lane]) * odd(b[lane])) + even(a[lane]) * even(b[lane]))
+    }
     portable! {
+        mul(a, b) = |a: f32, b: f32| a * b;
+        max(a, b) = |a: f32, b: f32| if a > b { a } else { b };
+        exp2(x) = exp2;
+        round_pairs(even, odd) =
+            |even: f32, odd: f32| f32::from_bits(u32::from(Bf16::from_f32(even).0) | u32::from(Bf16::from_f32(odd).0) << 16);
         add(a, b) = |a: f32, b: f32| a + b;
         fma(a, b, c) = |a: f32, b: f32, c: f32| a * b + c;
     }
 }
 
-/// AVX2 with FMA.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub struct Avx2;
+/// `2^x`: `x = n + r`, `|r| <= 1 / 2`, and a polynomial for `2^r`.
+#[inline(always)]
+fn exp2(x: f32) -> f32 {
+    let clamped = if x < EXP2_LOWEST { EXP2_LOWEST } else { x };
+    let shifted = clamped + EXP2_SHIFT;
+    let r = clamped - (shifted - EXP2_SHIFT);
+    let p = EXP2.iter().fold(0.0, |p, coefficient| p * r + coefficient);
+    let n = shifted.to_bits().wrapping_sub(EXP2_SHIFT.to_bits());
+    let y = p * f32::from_bits(n.wrapping_add(127) << 23);
+    if x < EXP2_LOWEST { 0.0 } else { y }
+}
 
-/// AVX-512 (F).
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub struct Avx512;
+/// Coefficients of `2^r` on `|r| <= 1 / 2`, the highest first.
+const EXP2: [f32; 7] = [
+    1.535_336_2e-4,
+    1.339_887_4e-3,
+    9.618_437e-3,
+    5.550_332_5e-2,
+    2.402_264_8e-1,
+    std::f32::consts::LN_2,
+    1.0,
+];
+/// The lowest `x` with a normal `2^x`.
+const EXP2_LOWEST: f32 = -126.0;
+/// Adding it leaves the nearest integer in the low bits of the sum (1.5 x 2^23).
+const EXP2_SHIFT: f32 = 12_582_912.0;
 
-#[cfg(target_arch = "x86_64")]
-macro_rules! x86 {
-    ($set:ident, $vector:ty, $lanes:literal, $rows:literal, $($name:ident($($argument:ident),+) = $call:expr;)+) => {
-        impl Simd for $set {
-            const LANES: usize = $lanes;
-            const GEMM_ROWS: usize = $rows;
-            type V = $vector;
-            x86!(@splat $set);
-            $(
-                #[inline(always)]
-                unsafe fn $name($($argument: Self::V),+) -> Self::V {
-                    // SAFETY: the caller guarantees the instruction set.
-                    unsafe { $call }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Widens, rounds and multiplies pairs of every BF16 pattern, and of values around each rounding edge.
+    struct Check;
+
+    impl Job for Check {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            for first in (0..=u16::MAX).step_by(S::LANES) {
+                let halves: [Bf16; 16] = std::array::from_fn(|lane| Bf16(first.wrapping_add(lane as u16)));
+                let mut wide = [0.0_f32; 16];
+                // SAFETY: a job runs inside `dispatch`; the arrays hold sixteen values.
+                unsafe { S::store(wide.as_mut_ptr(), S::load_as(halves.as_ptr())) };
+                for lane in 0..S::LANES {
+                    assert_eq!(wide[lane].to_bits(), halves[lane].to_f32().to_bits());
                 }
-            )+
+                for lower in [0_u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                    let values: [f32; 16] = std::array::from_fn(|lane| f32::from_bits(wide[lane].to_bits() | lower));
+                    let mut rounded = [Bf16::default(); 16];
+                    // SAFETY: as above.
+                    unsafe { S::store_as(rounded.as_mut_ptr(), S::load(values.as_ptr())) };
+                    for lane in 0..S::LANES {
+                        assert_eq!(rounded[lane], Bf16::from_f32(values[lane]), "{:#x}", values[lane].to_bits());
+                    }
+                }
+            }
+            Self::round_pairs::<S>();
+            Self::exp2::<S>();
+            // 2^8 + 1 does not fit; of a pair the odd product is added first.
+            let pair = |odd: f32, even: f32| f32::from_bits(u32::from(Bf16::from_f32(odd).0) << 16 | u32::from(Bf16::from_f32(even).0));
+            let (a, b) = (pair(-3.0, 2.0_f32.powi(-12)), pair(2.0_f32.powi(20), 1.0));
+            let mut sums = [0.0; 16];
+            // SAFETY: as above.
+            unsafe {
+                let result = S::dot_pairs(S::splat(3.0 * 2.0_f32.powi(20)), S::splat(a), S::splat(b));
+                S::store(sums.as_mut_ptr(), result);
+            }
+            assert_eq!(sums[..S::LANES], [2.0_f32.powi(-12); 16][..S::LANES]);
         }
-    };
-    (@splat Avx2) => {
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self::V {
-            // SAFETY: the caller guarantees the instruction set.
-            unsafe { _mm256_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn load(pointer: *const f32) -> Self::V {
-            // SAFETY: the caller guarantees the instruction set and eight values.
-            unsafe { _mm256_loadu_ps(pointer) }
-        }
-        #[inline(always)]
-        unsafe fn store(pointer: *mut f32, v: Self::V) {
-            // SAFETY: as for `load`.
-            unsafe { _mm256_storeu_ps(pointer, v) }
-        }
-    };
-    (@splat Avx512) => {
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self::V {
-            // SAFETY: the caller guarantees the instruction set.
-            unsafe { _mm512_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn load(pointer: *const f32) -> Self::V {
-            // SAFETY: the caller guarantees the instruction set and sixteen values.
-            unsafe { _mm512_loadu_ps(pointer) }
-        }
-        #[inline(always)]
-        unsafe fn store(pointer: *mut f32, v: Self::V) {
-            // SAFETY: as for `load`.
-            unsafe { _mm512_storeu_ps(pointer, v) }
-        }
-    };
-}
+    }
 
-// Register tiles: 6 x 16 with 16 ymm registers, 12 x 32 with 32 zmm registers (two vectors per row in both).
-#[cfg(target_arch = "x86_64")]
-x86! { Avx2, __m256, 8, 6,
-    add(a, b) = _mm256_add_ps(a, b);
-    fma(a, b, c) = _mm256_fmadd_ps(a, b, c);
-}
+    impl Check {
+        /// Pairs of normal values around each rounding edge.
+        #[inline(always)]
+        fn round_pairs<S: Simd>() {
+            for upper in (0x0080_0000..0x7f80_0000_u32).step_by(0x0013_0000) {
+                for lower in [0_u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                    let (even, odd) = (f32::from_bits(upper | lower), f32::from_bits(0x8001_0000 + (upper | lower)));
+                    let mut pairs = [0.0; 16];
+                    // SAFETY: a job runs inside `dispatch`; the array holds sixteen values.
+                    unsafe { S::store(pairs.as_mut_ptr(), S::round_pairs(S::splat(even), S::splat(odd))) };
+                    let expected = u32::from(Bf16::from_f32(even).0) | u32::from(Bf16::from_f32(odd).0) << 16;
+                    assert!(pairs[..S::LANES].iter().all(|pair| pair.to_bits() == expected), "{even:e}, {odd:e}");
+                }
+            }
+        }
 
-#[cfg(target_arch = "x86_64")]
-x86! { Avx512, __m512, 16, 12,
-    add(a, b) = _mm512_add_ps(a, b);
-    fma(a, b, c) = _mm512_fmadd_ps(a, b, c);
+        #[inline(always)]
+        fn exp2<S: Simd>() {
+            let of = |x: f32| {
+                let mut lanes = [0.0; 16];
+                // SAFETY: as above.
+                unsafe { S::store(lanes.as_mut_ptr(), S::exp2(S::splat(x))) };
+                lanes[0]
+            };
+            let mut x = -126.0_f32;
+            while x < 126.0 {
+                let (got, exact) = (of(x), f64::from(x).exp2());
+                let unit = f64::from(f32::from_bits((exact as f32).to_bits() + 1)) - f64::from(exact as f32);
+                assert!((f64::from(got) - exact).abs() <= 2.0 * unit, "2^{x} = {got}, not {exact}");
+                x += 0.001_37;
+            }
+            // Integers are exact: sums are rescaled by them.
+            assert_eq!(
+                [-126.0, -3.0, 0.0, 1.0, 127.0].map(of),
+                [-126, -3, 0, 1, 127].map(|n| 2.0_f32.powi(n))
+            );
+            assert!([-126.5, -1e30, f32::NEG_INFINITY].into_iter().all(|x| of(x) < f32::MIN_POSITIVE));
+            assert!(of(f32::NAN).is_nan());
+        }
+    }
+
+    /// Decodes every code from every place, in runs of every length.
+    struct Decode;
+
+    impl Job for Decode {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            let codes: [u8; 256] = std::array::from_fn(|code| code as u8);
+            for (first, count) in (0..=256 - CODES).flat_map(|first| (1..=CODES).map(move |count| (first, count))) {
+                let mut values = [Bf16::default(); CODES];
+                // SAFETY: a job runs inside `dispatch`; the slice holds `count` codes, the array `CODES` values.
+                unsafe { S::decode_e4m3(values.as_mut_ptr(), codes[first..][..count].as_ptr(), count) };
+                for (value, &code) in values.iter().zip(&codes[first..][..count]) {
+                    assert_eq!(value.0, e4m3::DECODE_BF16[usize::from(code)], "code {code:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn e4m3_of_every_instruction_set() {
+        for isa in Isa::available() {
+            dispatch(isa, Decode);
+        }
+    }
+
+    #[test]
+    fn bf16_of_every_instruction_set() {
+        for isa in Isa::available() {
+            dispatch(isa, Check);
+        }
+    }
 }

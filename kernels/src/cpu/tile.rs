@@ -107,9 +107,9 @@ pub unsafe fn multiply<S: Simd>(
                     accumulate,
                 };
                 if pair {
-                    tile.rows::<S, 2, false>(height);
+                    of_height::<S, 2, _>(tile, height);
                 } else {
-                    tile.rows::<S, 1, false>(height);
+                    of_height::<S, 1, _>(tile, height);
                 }
             }
             j += if pair { 2 * S::LANES } else { S::LANES };
@@ -119,61 +119,65 @@ pub unsafe fn multiply<S: Simd>(
 }
 
 /// A register tile's operands.
-pub struct Tile {
+struct Tile {
     /// First element of C.
-    pub c: *mut f32,
+    c: *mut f32,
     /// Distance between rows of C.
-    pub c_row: usize,
+    c_row: usize,
     /// First element of A.
-    pub a: *const f32,
+    a: *const f32,
     /// Distance between rows of A.
-    pub a_row: usize,
+    a_row: usize,
     /// Distance between terms of A.
-    pub a_term: usize,
+    a_term: usize,
     /// First element of B.
-    pub b: *const f32,
+    b: *const f32,
     /// Distance between rows of B.
-    pub b_row: usize,
+    b_row: usize,
     /// Terms.
-    pub k: usize,
+    k: usize,
     /// Whether C is added to.
-    pub accumulate: bool,
+    accumulate: bool,
 }
 
-impl Tile {
-    /// Picks the copy with the number of rows as a constant. `PACKED`: A is `[k][height]` and B is `[k][VECTORS LANES]`, whatever the
-    /// distances say.
+/// A computation on the accumulators of a register tile.
+pub trait RegisterTile {
+    /// Runs on `ROWS` rows of `VECTORS` vectors.
     ///
     /// # Safety
-    /// All operands are valid for `height` rows of `VECTORS` vectors; `1 <= height <= GEMM_ROWS`; the instruction set exists.
-    #[inline(always)]
-    pub unsafe fn rows<S: Simd, const VECTORS: usize, const PACKED: bool>(self, height: usize) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            match height {
-                1 => self.product::<S, 1, VECTORS, PACKED>(),
-                2 => self.product::<S, 2, VECTORS, PACKED>(),
-                3 => self.product::<S, 3, VECTORS, PACKED>(),
-                4 => self.product::<S, 4, VECTORS, PACKED>(),
-                5 if S::GEMM_ROWS > 4 => self.product::<S, 5, VECTORS, PACKED>(),
-                6 if S::GEMM_ROWS > 4 => self.product::<S, 6, VECTORS, PACKED>(),
-                7 if S::GEMM_ROWS > 6 => self.product::<S, 7, VECTORS, PACKED>(),
-                8 if S::GEMM_ROWS > 6 => self.product::<S, 8, VECTORS, PACKED>(),
-                9 if S::GEMM_ROWS > 6 => self.product::<S, 9, VECTORS, PACKED>(),
-                10 if S::GEMM_ROWS > 6 => self.product::<S, 10, VECTORS, PACKED>(),
-                11 if S::GEMM_ROWS > 6 => self.product::<S, 11, VECTORS, PACKED>(),
-                12 if S::GEMM_ROWS > 6 => self.product::<S, 12, VECTORS, PACKED>(),
-                _ => unreachable!("a tile has at most {} rows", S::GEMM_ROWS),
-            }
+    /// All operands are valid for so many rows and vectors; the instruction set exists.
+    unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self);
+}
+
+/// Picks the copy with the number of rows as a constant.
+///
+/// # Safety
+/// As for [`RegisterTile::run`], with `1 <= height <= GEMM_ROWS`.
+#[inline(always)]
+pub unsafe fn of_height<S: Simd, const VECTORS: usize, T: RegisterTile>(tile: T, height: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match height {
+            1 => tile.run::<S, 1, VECTORS>(),
+            2 => tile.run::<S, 2, VECTORS>(),
+            3 => tile.run::<S, 3, VECTORS>(),
+            4 => tile.run::<S, 4, VECTORS>(),
+            5 if S::GEMM_ROWS > 4 => tile.run::<S, 5, VECTORS>(),
+            6 if S::GEMM_ROWS > 4 => tile.run::<S, 6, VECTORS>(),
+            7 if S::GEMM_ROWS > 6 => tile.run::<S, 7, VECTORS>(),
+            8 if S::GEMM_ROWS > 6 => tile.run::<S, 8, VECTORS>(),
+            9 if S::GEMM_ROWS > 6 => tile.run::<S, 9, VECTORS>(),
+            10 if S::GEMM_ROWS > 6 => tile.run::<S, 10, VECTORS>(),
+            11 if S::GEMM_ROWS > 6 => tile.run::<S, 11, VECTORS>(),
+            12 if S::GEMM_ROWS > 6 => tile.run::<S, 12, VECTORS>(),
+            _ => unreachable!("a tile has at most {} rows", S::GEMM_ROWS),
         }
     }
+}
 
-    /// # Safety
-    /// As for [`Tile::rows`], with `ROWS` rows.
+impl RegisterTile for Tile {
     #[inline(always)]
-    unsafe fn product<S: Simd, const ROWS: usize, const VECTORS: usize, const PACKED: bool>(self) {
-        let (a_row, a_term) = if PACKED { (1, ROWS) } else { (self.a_row, self.a_term) };
-        let b_row = if PACKED { VECTORS * S::LANES } else { self.b_row };
+    unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self) {
         // SAFETY: pointers stay inside the operands: `ROWS` rows, `k` terms, `VECTORS` vectors.
         unsafe {
             let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
@@ -184,13 +188,13 @@ impl Tile {
                     *column = S::load(b.add(index * S::LANES));
                 }
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    let value = S::splat(*a.add(i * a_row));
+                    let value = S::splat(*a.add(i * self.a_row));
                     for (sum, &column) in sum.iter_mut().zip(&columns) {
                         *sum = S::fma(value, column, *sum);
                     }
                 }
-                a = a.wrapping_add(a_term);
-                b = b.wrapping_add(b_row);
+                a = a.wrapping_add(self.a_term);
+                b = b.wrapping_add(self.b_row);
             }
             for (i, sum) in sums.iter().enumerate() {
                 for (index, &value) in sum.iter().enumerate() {

@@ -10,17 +10,22 @@
 //! what is finite never becomes infinite. NaN and infinity in an input are counted ([`Statistics::non_finite`]) and raised by
 //! [`Statistics::finite`].
 //!
-//! The scale of a group is the factor by which codes are multiplied to dequantise. [`quantize`] says how it follows from the group.
+//! The scale of a group is the factor by which codes are multiplied to dequantise. [`Scaling`] says how it follows from the group.
 
+mod activation;
 pub mod bf16;
 pub mod e4m3;
 pub mod e5m6;
 mod operand;
 mod quantize;
 
+pub use activation::{Activation, DataType};
 pub use bf16::Bf16;
 pub use operand::{Along, Operand};
-pub use quantize::{E5m6Dims, GROUP, Grouping, NonFinite, QuantizeDims, Scaling, Source, Statistics};
+pub use quantize::{
+    E5m6Dims, GROUP, Grouping, NonFinite, QuantizeDims, QuantizeGroupedDims, Scaling, Source, Statistics, column_scale_row,
+    column_scale_rows,
+};
 
 /// Bits of the magnitude of an `f32`; those of NaN and infinity are at least [`INFINITY`].
 pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;

@@ -1,6 +1,7 @@
 //! Scale groups of a row-major matrix, and what a quantisation reports.
 
-use super::{Bf16, e4m3, e5m6};
+use super::{Activation, Bf16, DataType, e4m3, e5m6};
+use crate::dims::{GroupedDims, at_least, size};
 use std::fmt;
 
 /// Rows or columns of a group.
@@ -8,6 +9,25 @@ pub const GROUP: usize = 128;
 
 /// Least amax of a tile: below it, a tile of activations or gradients is noise that need not fill the range.
 const FLOOR: f32 = 1e-4;
+
+/// Scale rows of a matrix whose consecutive rows belong to `groups` experts and that is quantised in tiles of 128 rows x 1 column which
+/// never cross from one expert to the next: `[column_scale_rows(rows, groups), columns]`. See [`column_scale_row`].
+#[must_use]
+pub const fn column_scale_rows(rows: usize, groups: usize) -> usize {
+    rows / GROUP + groups
+}
+
+/// First scale row of expert `group`, whose first row is `offset`.
+///
+/// An expert of `n` rows has `ceil(n / 128)` scale rows. They end before those of the next, which start at
+/// `floor((offset + n) / 128) + group + 1`, because `ceil(n / 128) <= floor(n / 128) + 1` and
+/// `floor(offset / 128) + floor(n / 128) <= floor((offset + n) / 128)`. So ranges of experts are disjoint, and the last ends within
+/// [`column_scale_rows`]. Where a range starts depends on the expert alone, not on how the rows before it are split; at most one row an
+/// expert is left unused.
+#[must_use]
+pub const fn column_scale_row(offset: usize, group: usize) -> usize {
+    offset / GROUP + group
+}
 
 /// The elements that share a scale. Groups at the lower and right edge have what is left; missing elements count as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,22 +134,41 @@ pub enum Source<'a> {
     },
 }
 
-impl Source<'_> {
-    /// Panics unless this is a matrix of `rows` x `columns`.
+impl<'a> Source<'a> {
+    /// Activations or gradients.
+    #[must_use]
+    pub fn of<X: Activation>(x: &'a [X]) -> Self {
+        match X::DATA_TYPE {
+            DataType::F32 => Self::F32(bytemuck::cast_slice(x)),
+            DataType::Bf16 => Self::Bf16(bytemuck::cast_slice(x)),
+        }
+    }
+
+    /// E4M3 codes with the scales of tiles of 1 x 128.
+    #[must_use]
+    pub const fn tiles(codes: &'a [u8], scales: &'a [f32]) -> Self {
+        Self::E4m3 {
+            codes,
+            scales,
+            grouping: Grouping::Row,
+        }
+    }
+
+    /// Panics unless this holds a matrix of `rows` x `columns`.
+    #[track_caller]
     pub fn check(&self, rows: usize, columns: usize) {
-        let (len, expected) = match self {
-            Self::F32(x) => (x.len(), rows * columns),
-            Self::Bf16(x) => (x.len(), rows * columns),
+        match self {
+            Self::F32(x) => at_least("the source", x.len(), size(&[rows, columns])),
+            Self::Bf16(x) => at_least("the source", x.len(), size(&[rows, columns])),
             Self::E4m3 { codes, scales, grouping } => {
-                check_scales(scales.len(), grouping.scales(rows, columns));
-                (codes.len(), rows * columns)
+                at_least("codes of the source", codes.len(), size(&[rows, columns]));
+                check_scales("scales of the source", scales.len(), grouping.scales(rows, columns));
             }
             Self::E5m6 { packed, scales } => {
-                check_scales(scales.len(), Grouping::Row.scales(rows, columns));
-                (packed.len(), rows * e5m6::packed_len(columns))
+                at_least("packed codes of the source", packed.len(), size(&[rows, e5m6::packed_len(columns)]));
+                check_scales("scales of the source", scales.len(), Grouping::Row.scales(rows, columns));
             }
-        };
-        assert_eq!(len, expected, "elements of a matrix of {rows} x {columns}");
+        }
     }
 
     /// The value at `row`, `column` of a matrix of `columns` columns.
@@ -169,6 +208,18 @@ pub struct QuantizeDims {
 }
 
 impl QuantizeDims {
+    /// Tiles of 1 x 128.
+    #[must_use]
+    pub const fn row_tiles(rows: usize, columns: usize, scaling: Scaling) -> Self {
+        Self {
+            rows,
+            columns,
+            grouping: Grouping::Row,
+            scaling,
+            transposed: false,
+        }
+    }
+
     /// Rows and columns of the scales, as written.
     #[must_use]
     pub const fn scales(&self) -> (usize, usize) {
@@ -176,11 +227,88 @@ impl QuantizeDims {
         if self.transposed { (columns, rows) } else { (rows, columns) }
     }
 
-    /// Panics unless outputs and source have the lengths that follow from the sizes.
+    /// Codes and scales of a matrix, as counts.
+    #[must_use]
+    pub const fn lengths(&self) -> (usize, usize) {
+        let (rows, columns) = self.scales();
+        (self.rows * self.columns, rows * columns)
+    }
+
+    /// Panics on a buffer that is too short.
+    #[track_caller]
     pub fn check(&self, codes: usize, scales: usize, source: &Source<'_>) {
+        self.check_stack(codes, scales, source, 1);
+    }
+
+    /// As [`QuantizeDims::check`], of a stack of `groups` matrices.
+    #[track_caller]
+    pub fn check_stack(&self, codes: usize, scales: usize, source: &Source<'_>, groups: usize) {
+        source.check(size(&[groups, self.rows]), self.columns);
+        self.check_outputs(codes, scales, groups);
+    }
+
+    /// Panics on codes or scales, of a stack of `groups` matrices, that are too short.
+    #[track_caller]
+    pub fn check_outputs(&self, codes: usize, scales: usize, groups: usize) {
+        at_least("codes", codes, size(&[groups, self.rows, self.columns]));
+        let (rows, columns) = self.scales();
+        check_scales("scales", scales, (size(&[groups, rows]), columns));
+    }
+}
+
+/// Sizes and rules of a quantisation in tiles of 128 x 1 that never cross from one expert to the next: operands of the gradients of expert
+/// weights, each of which sums over the rows of one expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuantizeGroupedDims {
+    /// Rows of all experts together; their split is data (`offsets`).
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Experts.
+    pub groups: usize,
+    /// How a scale follows from the elements that share it.
+    pub scaling: Scaling,
+}
+
+impl QuantizeGroupedDims {
+    /// Rows and columns of the scales; see [`column_scale_row`].
+    #[must_use]
+    pub const fn scales(&self) -> (usize, usize) {
+        (column_scale_rows(self.rows, self.groups), self.columns)
+    }
+
+    /// The quantisation of one expert's rows.
+    #[must_use]
+    pub const fn group(&self, rows: usize) -> QuantizeDims {
+        QuantizeDims {
+            rows,
+            columns: self.columns,
+            grouping: Grouping::Column,
+            scaling: self.scaling,
+            transposed: false,
+        }
+    }
+
+    /// Panics on a buffer that is too short.
+    #[track_caller]
+    pub fn check(&self, codes: usize, scales: usize, source: &Source<'_>, offsets: usize) {
         source.check(self.rows, self.columns);
-        assert_eq!(codes, self.rows * self.columns, "codes of {self:?}");
-        check_scales(scales, self.scales());
+        at_least("codes", codes, size(&[self.rows, self.columns]));
+        check_scales("scales", scales, self.scales());
+        at_least("offsets_E1", offsets, self.groups + 1);
+    }
+
+    /// Panics unless the experts split the rows in order; for backends that can read the offsets.
+    #[track_caller]
+    pub fn check_offsets(&self, offsets_E1: &[u32]) {
+        let Self { rows, columns, groups, .. } = *self;
+        let dims = GroupedDims {
+            rows,
+            groups,
+            input: columns,
+            output: columns,
+        };
+        dims.check_offsets(offsets_E1);
     }
 }
 
@@ -194,28 +322,39 @@ pub struct E5m6Dims {
 }
 
 impl E5m6Dims {
-    /// Panics unless outputs and source have the lengths that follow from the sizes.
+    /// Packed bytes and scales, as counts.
+    #[must_use]
+    pub const fn lengths(&self) -> (usize, usize) {
+        (self.rows * e5m6::packed_len(self.columns), self.rows * self.columns.div_ceil(GROUP))
+    }
+
+    /// Panics on a buffer that is too short.
+    #[track_caller]
     pub fn check(&self, packed: usize, scales: usize, source: &Source<'_>) {
         source.check(self.rows, self.columns);
-        assert_eq!(packed, self.rows * e5m6::packed_len(self.columns), "bytes of {self:?}");
-        check_scales(scales, Grouping::Row.scales(self.rows, self.columns));
+        at_least("packed codes", packed, size(&[self.rows, e5m6::packed_len(self.columns)]));
+        check_scales("scales", scales, Grouping::Row.scales(self.rows, self.columns));
     }
 }
 
-fn check_scales(scales: usize, (rows, columns): (usize, usize)) {
-    assert_eq!(scales, rows * columns, "scales: {rows} x {columns}");
+#[track_caller]
+fn check_scales(name: &str, scales: usize, (rows, columns): (usize, usize)) {
+    at_least(name, scales, size(&[rows, columns]));
 }
 
 /// What a quantisation saw. Counts and maxima only, so that the order of merging does not matter.
+///
+/// An element of buffers: the quantisations of a step add up on the device and are read once.
 #[must_use = "NaN and infinity in the input are known from here alone; see `finite`"]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct Statistics {
     /// Elements.
     pub elements: u64,
     /// Groups with an element that is finite and not zero.
     pub groups: u64,
-    /// Largest finite magnitude.
-    pub amax: f32,
+    /// Largest finite magnitude: an `f32`, widened so that the struct has no padding.
+    pub amax: f64,
     /// Finite elements coded as the largest value of the format. Nothing lies far beyond it: scales follow from the elements themselves.
     pub saturated: u64,
     /// Elements other than zero that were coded as zero.
@@ -257,7 +396,7 @@ impl Statistics {
             self.groups += 1;
             // `largest * scale` may overflow; the cast rounds down, which 2^24 steps hide.
             self.fill += u64::from((amax / scale * ((1 << 24) as f32 / largest)) as u32);
-            self.amax = self.amax.max(amax);
+            self.amax = self.amax.max(f64::from(amax));
         }
     }
 

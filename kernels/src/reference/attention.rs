@@ -1,7 +1,12 @@
 //! Causal attention core of multi-head latent attention.
+//!
+//! `P` and `dS` are operands of products, so they are rounded to BF16 if activations are: forward `e^(logit - m)`, where `m` is the row's
+//! largest logit rounded up to a multiple of `ln 2` (any multiple gives the same bits but for the exponent, so a backend may choose it block by
+//! block), backward the probability itself. The softmax denominator sums what is not rounded.
 
 use super::real::Real;
 use crate::dims::AttentionDims;
+use std::f64::consts::LN_2;
 
 /// Where one head's vectors of one row start.
 struct Head<'a> {
@@ -33,7 +38,7 @@ impl Head<'_> {
         self.head * self.dims.rows() + self.row(s)
     }
     /// `scale q k^T` of row `s` with rows `..=s`.
-    fn logits<F: Real>(&self, s: usize, q: &[F], kv_up: &[F], kv_a: &[F]) -> Vec<f64> {
+    fn logits<A: Real>(&self, s: usize, q: &[A], kv_up: &[A], kv_a: &[A]) -> Vec<f64> {
         let AttentionDims { nope, rope, scale, .. } = *self.dims;
         let at = self.q(s);
         (0..=s)
@@ -52,20 +57,18 @@ fn heads(dims: &AttentionDims) -> impl Iterator<Item = Head<'_>> {
 }
 
 /// `o = softmax(scale q k^T) v` and the log of the softmax denominator.
-pub fn forward<F: Real>(o_THv: &mut [F], lse_HT: &mut [F], q: &[F], kv_up: &[F], kv_a: &[F], dims: AttentionDims) {
+pub fn forward<A: Real, F: Real>(o_THv: &mut [A], lse_HT: &mut [F], q: &[A], kv_up: &[A], kv_a: &[A], dims: AttentionDims) {
     for head in heads(&dims) {
         for s in 0..dims.length {
             let logits = head.logits(s, q, kv_up, kv_a);
             let largest = logits.iter().fold(f64::NEG_INFINITY, |largest, &logit| largest.max(logit));
-            let lse = logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln() + largest;
-            lse_HT[head.lse(s)] = F::of(lse);
+            let largest = (largest / LN_2).ceil() * LN_2;
+            let p: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+            let sum: f64 = p.iter().sum();
+            lse_HT[head.lse(s)] = F::of(sum.ln() + largest);
             for j in 0..dims.value {
-                let o = logits
-                    .iter()
-                    .enumerate()
-                    .map(|(u, logit)| (logit - lse).exp() * kv_up[head.v(u) + j].get())
-                    .sum();
-                o_THv[head.o(s) + j] = F::of(o);
+                let o: f64 = p.iter().enumerate().map(|(u, &p)| A::operand(p) * kv_up[head.v(u) + j].get()).sum();
+                o_THv[head.o(s) + j] = A::of(o / sum);
             }
         }
     }
@@ -73,16 +76,16 @@ pub fn forward<F: Real>(o_THv: &mut [F], lse_HT: &mut [F], q: &[F], kv_up: &[F],
 
 /// `dv = P^T dO`; `dP = dO v^T`; `dS = P (dP - rowsum(dO o))`; `dq = scale dS k`; `dk = scale dS^T q`; the rotary key's is the sum over heads.
 #[allow(clippy::too_many_arguments)]
-pub fn backward<F: Real>(
-    dq: &mut [F],
-    dkv_up: &mut [F],
-    dkv_a: &mut [F],
-    do_THv: &[F],
-    o_THv: &[F],
+pub fn backward<A: Real, F: Real>(
+    dq: &mut [A],
+    dkv_up: &mut [A],
+    dkv_a: &mut [A],
+    do_THv: &[A],
+    o_THv: &[A],
     lse_HT: &[F],
-    q: &[F],
-    kv_up: &[F],
-    kv_a: &[F],
+    q: &[A],
+    kv_up: &[A],
+    kv_a: &[A],
     dims: AttentionDims,
 ) {
     let AttentionDims {
@@ -102,7 +105,7 @@ pub fn backward<F: Real>(
             for (u, logit) in head.logits(s, q, kv_up, kv_a).into_iter().enumerate() {
                 let p = (logit - lse_HT[head.lse(s)].get()).exp();
                 let dp: f64 = (0..value).map(|j| do_THv[head.o(s) + j].get() * kv_up[head.v(u) + j].get()).sum();
-                let ds = scale * p * (dp - delta);
+                let (p, ds) = (A::operand(p), A::operand(p * (dp - delta)));
                 let dkv_nv = &mut dkv_Snv[u * (nope + value)..][..nope + value];
                 for j in 0..nope {
                     dq_nr[j] += ds * kv_up[head.k(u) + j].get();
@@ -117,18 +120,18 @@ pub fn backward<F: Real>(
                 }
             }
             for (target, value) in dq[head.q(s)..].iter_mut().zip(dq_nr) {
-                *target = F::of(value);
+                *target = A::of(scale * value);
             }
         }
         for s in 0..dims.length {
-            for (j, value) in dkv_Snv[s * (nope + value)..][..nope + value].iter().enumerate() {
-                dkv_up[head.k(s) + j] = F::of(*value);
+            for (j, sum) in dkv_Snv[s * (nope + value)..][..nope + value].iter().enumerate() {
+                dkv_up[head.k(s) + j] = A::of(if j < nope { scale * sum } else { *sum });
             }
         }
     }
     for t in 0..dims.rows() {
         for j in 0..rope {
-            dkv_a[t * (kv_rank + rope) + kv_rank + j] = F::of(dk_rope_Tr[t * rope + j]);
+            dkv_a[t * (kv_rank + rope) + kv_rank + j] = A::of(scale * dk_rope_Tr[t * rope + j]);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::real::Real;
 use crate::dims::DispatchDims;
+use crate::formats::GROUP;
 
 /// Stable sort of slots by expert.
 pub fn plan(offsets_E1: &mut [u32], slot_of_row_R: &mut [u32], row_of_slot_R: &mut [u32], indices_TK: &[u32], dims: DispatchDims) {
@@ -23,31 +24,45 @@ pub fn plan(offsets_E1: &mut [u32], slot_of_row_R: &mut [u32], row_of_slot_R: &m
 }
 
 /// `x_RD[r] = x_TD[slot_of_row[r] / top_k]`.
-pub fn dispatch<F: Real>(x_RD: &mut [F], x_TD: &[F], slot_of_row_R: &[u32], dims: DispatchDims) {
+pub fn dispatch<T: Copy>(x_RD: &mut [T], x_TD: &[T], slot_of_row_R: &[u32], dims: DispatchDims) {
     let width = dims.width;
     for (r, &slot) in slot_of_row_R[..dims.rows()].iter().enumerate() {
         x_RD[r * width..][..width].copy_from_slice(&x_TD[slot as usize / dims.top_k * width..][..width]);
     }
 }
 
+/// [`dispatch`] of codes, and of the scales of their tiles.
+pub fn dispatch_quantized(
+    codes_RD: &mut [u8],
+    scales: &mut [f32],
+    from_codes_TD: &[u8],
+    from_scales: &[f32],
+    slot_of_row_R: &[u32],
+    dims: DispatchDims,
+) {
+    dispatch(codes_RD, from_codes_TD, slot_of_row_R, dims);
+    let width = dims.width.div_ceil(GROUP);
+    dispatch(scales, from_scales, slot_of_row_R, DispatchDims { width, ..dims });
+}
+
 /// `y_TD[t] += sum_k weights[t, k] y_RD[row_of_slot[t, k]]`.
-pub fn combine<F: Real>(y_TD: &mut [F], y_RD: &[F], weights_TK: &[F], row_of_slot_R: &[u32], dims: DispatchDims) {
+pub fn combine<A: Real, F: Real>(y_TD: &mut [A], y_RD: &[A], weights_TK: &[F], row_of_slot_R: &[u32], dims: DispatchDims) {
     sum_rows(y_TD, y_RD, row_of_slot_R, |slot| weights_TK[slot].get(), dims);
 }
 
 /// `dx_TD[t] += sum_k dx_RD[row_of_slot[t, k]]`, the gradient of [`dispatch`].
-pub fn dispatch_backward<F: Real>(dx_TD: &mut [F], dx_RD: &[F], row_of_slot_R: &[u32], dims: DispatchDims) {
+pub fn dispatch_backward<A: Real>(dx_TD: &mut [A], dx_RD: &[A], row_of_slot_R: &[u32], dims: DispatchDims) {
     sum_rows(dx_TD, dx_RD, row_of_slot_R, |_| 1.0, dims);
 }
 
-fn sum_rows<F: Real>(y_TD: &mut [F], y_RD: &[F], row_of_slot_R: &[u32], weight: impl Fn(usize) -> f64, dims: DispatchDims) {
+fn sum_rows<A: Real>(y_TD: &mut [A], y_RD: &[A], row_of_slot_R: &[u32], weight: impl Fn(usize) -> f64, dims: DispatchDims) {
     let DispatchDims { tokens, top_k, width, .. } = dims;
     for t in 0..tokens {
         for j in 0..width {
             let sum: f64 = (t * top_k..(t + 1) * top_k)
                 .map(|slot| weight(slot) * y_RD[row_of_slot_R[slot] as usize * width + j].get())
                 .sum();
-            y_TD[t * width + j] = F::of(y_TD[t * width + j].get() + sum);
+            y_TD[t * width + j] = A::of(y_TD[t * width + j].get() + sum);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::real::Real;
 use crate::dims::EmbeddingDims;
 
 /// `y[t] = table[tokens[t]]`.
-pub fn forward<F: Real>(y_TD: &mut [F], table_VD: &[F], tokens_T: &[u32], dims: EmbeddingDims) {
+pub fn forward<A: Real>(y_TD: &mut [A], table_VD: &[A], tokens_T: &[u32], dims: EmbeddingDims) {
     let EmbeddingDims { rows, width, vocabulary } = dims;
     for (t, &token) in tokens_T[..rows].iter().enumerate() {
         assert!((token as usize) < vocabulary, "token {token} of a vocabulary of {vocabulary}");
@@ -13,7 +13,7 @@ pub fn forward<F: Real>(y_TD: &mut [F], table_VD: &[F], tokens_T: &[u32], dims: 
 }
 
 /// `dtable[tokens[t]] += dy[t]`, `t` ascending, each sum rounded: the order is part of the contract.
-pub fn backward<F: Real>(dtable_VD: &mut [F], dy_TD: &[F], tokens_T: &[u32], dims: EmbeddingDims) {
+pub fn backward<A: Real, F: Real>(dtable_VD: &mut [F], dy_TD: &[A], tokens_T: &[u32], dims: EmbeddingDims) {
     let EmbeddingDims { rows, width, vocabulary } = dims;
     for (t, &token) in tokens_T[..rows].iter().enumerate() {
         assert!((token as usize) < vocabulary, "token {token} of a vocabulary of {vocabulary}");

@@ -24,7 +24,7 @@ fn groups(offsets_E1: &[u32], dims: GroupedDims) -> impl Iterator<Item = (usize,
 }
 
 /// `y[r] = x[r] w[e(r)]^T`.
-pub fn forward<F: Real>(y_RN: &mut [F], x_RK: &[F], w_ENK: &[F], offsets_E1: &[u32], dims: GroupedDims) {
+pub fn forward<Y: Real, F: Real>(y_RN: &mut [Y], x_RK: &[F], w_ENK: &[F], offsets_E1: &[u32], dims: GroupedDims) {
     let GroupedDims { input, output, .. } = dims;
     for (e, rows, linear_dims) in groups(offsets_E1, dims) {
         let w_NK = &w_ENK[e * output * input..];
@@ -39,7 +39,7 @@ pub fn forward<F: Real>(y_RN: &mut [F], x_RK: &[F], w_ENK: &[F], offsets_E1: &[u
 }
 
 /// `dx[r] = dy[r] w[e(r)]`.
-pub fn backward_input<F: Real>(dx_RK: &mut [F], dy_RN: &[F], w_ENK: &[F], offsets_E1: &[u32], dims: GroupedDims) {
+pub fn backward_input<Y: Real, F: Real>(dx_RK: &mut [Y], dy_RN: &[F], w_ENK: &[F], offsets_E1: &[u32], dims: GroupedDims) {
     let GroupedDims { input, output, .. } = dims;
     for (e, rows, linear_dims) in groups(offsets_E1, dims) {
         let w_NK = &w_ENK[e * output * input..];

@@ -23,20 +23,20 @@ fn softmax<F: Real>(x_TD: &[F], head_VD: &[F], targets_T: &[i32], t: usize, dims
 }
 
 /// `nll[t] = -log softmax(x[t] head^T)[targets[t]]`.
-pub fn forward<F: Real>(nll_T: &mut [F], x_TD: &[F], head_VD: &[F], targets_T: &[i32], dims: HeadDims) {
+pub fn forward<F: Real, A: Real>(nll_T: &mut [F], x_TD: &[A], head_VD: &[A], targets_T: &[i32], dims: HeadDims) {
     for (t, nll) in nll_T[..dims.rows].iter_mut().enumerate() {
         *nll = F::of(softmax(x_TD, head_VD, targets_T, t, dims).map_or(0.0, |(_, _, value)| value));
     }
 }
 
-/// `dlogits = scale (softmax - onehot)`, `dx = dlogits head`, `dhead += dlogits^T x`.
+/// `dlogits = scale (softmax - onehot)`, rounded to the activations' type, `dx = dlogits head`, `dhead += dlogits^T x`.
 #[allow(clippy::too_many_arguments)]
-pub fn backward<F: Real>(
+pub fn backward<F: Real, A: Real>(
     nll_T: &mut [F],
-    dx_TD: &mut [F],
+    dx_TD: &mut [A],
     dhead_VD: &mut [F],
-    x_TD: &[F],
-    head_VD: &[F],
+    x_TD: &[A],
+    head_VD: &[A],
     targets_T: &[i32],
     scale: f32,
     dims: HeadDims,
@@ -50,15 +50,16 @@ pub fn backward<F: Real>(
             loss = nll;
             dlogits_V[target] -= 1.0;
             for (v, dlogit) in dlogits_V.iter().enumerate() {
+                let dlogit = A::of(f64::from(scale) * dlogit).get();
                 for (j, dx) in dx_D.iter_mut().enumerate() {
-                    *dx += f64::from(scale) * dlogit * head_VD[v * width + j].get();
-                    dhead_sum[v * width + j] += f64::from(scale) * dlogit * x_TD[t * width + j].get();
+                    *dx += dlogit * head_VD[v * width + j].get();
+                    dhead_sum[v * width + j] += dlogit * x_TD[t * width + j].get();
                 }
             }
         }
         nll_T[t] = F::of(loss);
         for (j, dx) in dx_D.iter().enumerate() {
-            dx_TD[t * width + j] = F::of(*dx);
+            dx_TD[t * width + j] = A::of(*dx);
         }
     }
     for (target, sum) in dhead_VD.iter_mut().zip(dhead_sum) {

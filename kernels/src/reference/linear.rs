@@ -5,7 +5,7 @@ use crate::Write;
 use crate::dims::LinearDims;
 
 /// `y (=|+=) x w^T`.
-pub fn forward<F: Real>(y_TN: &mut [F], x_TK: &[F], w_NK: &[F], dims: LinearDims, write: Write) {
+pub fn forward<Y: Real, F: Real>(y_TN: &mut [Y], x_TK: &[F], w_NK: &[F], dims: LinearDims, write: Write) {
     let LinearDims { rows, input, output } = dims;
     for t in 0..rows {
         for n in 0..output {
@@ -19,7 +19,7 @@ pub fn forward<F: Real>(y_TN: &mut [F], x_TK: &[F], w_NK: &[F], dims: LinearDims
 }
 
 /// `dx (=|+=) dy w`, from `y = x w^T`.
-pub fn backward_input<F: Real>(dx_TK: &mut [F], dy_TN: &[F], w_NK: &[F], dims: LinearDims, write: Write) {
+pub fn backward_input<Y: Real, F: Real>(dx_TK: &mut [Y], dy_TN: &[F], w_NK: &[F], dims: LinearDims, write: Write) {
     let LinearDims { rows, input, output } = dims;
     for t in 0..rows {
         for k in 0..input {

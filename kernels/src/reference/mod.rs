@@ -1,7 +1,8 @@
 //! The oracle: every operation as naive loops, one file per family, each file ending in finite-difference tests of its backward pass.
 //!
 //! Values are read as `f64`, computed in `f64` and rounded once when stored, so the result is the nearest `f32` to the exact one, up to
-//! a few double-precision roundings. The loops are generic over the stored type, because finite differences need `f64` throughout.
+//! a few double-precision roundings. The loops are generic over the stored types: activations are `f32` or BF16, and finite differences need
+//! `f64` throughout.
 
 mod adamw;
 mod attention;
@@ -14,20 +15,25 @@ mod head_loss;
 mod linear;
 mod memory;
 mod prefix;
+mod product;
 mod quantize;
+mod quantized_linear;
 mod quantized_product;
 mod real;
 mod reduce;
 mod rmsnorm;
+mod rmsnorm_quantize;
 mod rope;
 mod route;
 mod swiglu;
+mod swiglu_quantize;
 
 use crate::dims::{
     AdamW, AttentionDims, DispatchDims, EmbeddingDims, GroupedDims, HeadDims, LinearDims, PrefixDims, RmsNormDims, RopeDims, RouteDims,
     SwigluDims,
 };
-use crate::{Element, Kernels, Rotation, Write};
+use crate::formats::{Activation, Bf16, E5m6Dims, QuantizeDims, QuantizeGroupedDims, Scaling, Source, Statistics};
+use crate::{Element, Kernels, Matrix, Rotation, Write};
 
 /// Naive kernels on host vectors.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,14 +66,14 @@ impl Kernels for Reference {
         memory::copy(y, x);
     }
 
-    fn add(&self, y: &mut Self::Buffer<f32>, x: &Self::Buffer<f32>) {
+    fn add<A: Activation>(&self, y: &mut Self::Buffer<A>, x: &Self::Buffer<A>) {
         memory::add(y, x);
     }
 
-    fn embedding_forward(
+    fn embedding_forward<A: Activation>(
         &self,
-        y_TD: &mut Self::Buffer<f32>,
-        table_VD: &Self::Buffer<f32>,
+        y_TD: &mut Self::Buffer<A>,
+        table_VD: &Self::Buffer<A>,
         tokens_T: &Self::Buffer<u32>,
         dims: EmbeddingDims,
     ) {
@@ -75,10 +81,10 @@ impl Kernels for Reference {
         embedding::forward(y_TD, table_VD, tokens_T, dims);
     }
 
-    fn embedding_backward(
+    fn embedding_backward<A: Activation>(
         &self,
         dtable_VD: &mut Self::Buffer<f32>,
-        dy_TD: &Self::Buffer<f32>,
+        dy_TD: &Self::Buffer<A>,
         tokens_T: &Self::Buffer<u32>,
         dims: EmbeddingDims,
     ) {
@@ -86,11 +92,11 @@ impl Kernels for Reference {
         embedding::backward(dtable_VD, dy_TD, tokens_T, dims);
     }
 
-    fn rmsnorm_forward(
+    fn rmsnorm_forward<A: Activation>(
         &self,
-        y: &mut Self::Buffer<f32>,
+        y: &mut Self::Buffer<A>,
         rstd_T: &mut Self::Buffer<f32>,
-        x: &Self::Buffer<f32>,
+        x: &Self::Buffer<A>,
         gain_D: &Self::Buffer<f32>,
         dims: RmsNormDims,
     ) {
@@ -99,12 +105,12 @@ impl Kernels for Reference {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn rmsnorm_backward(
+    fn rmsnorm_backward<A: Activation>(
         &self,
-        dx: &mut Self::Buffer<f32>,
+        dx: &mut Self::Buffer<A>,
         dgain_D: &mut Self::Buffer<f32>,
-        dy: &Self::Buffer<f32>,
-        x: &Self::Buffer<f32>,
+        dy: &Self::Buffer<A>,
+        x: &Self::Buffer<A>,
         gain_D: &Self::Buffer<f32>,
         rstd_T: &Self::Buffer<f32>,
         dims: RmsNormDims,
@@ -114,83 +120,83 @@ impl Kernels for Reference {
         rmsnorm::backward(dx, dgain_D, dy, x, gain_D, rstd_T, dims, write);
     }
 
-    fn linear_forward(
+    fn linear_forward<Y: Activation>(
         &self,
-        y_TN: &mut Self::Buffer<f32>,
-        x_TK: &Self::Buffer<f32>,
-        w_NK: &Self::Buffer<f32>,
+        y_TN: &mut Self::Buffer<Y>,
+        x_TK: Matrix<'_, Self>,
+        w_NK: Matrix<'_, Self>,
         dims: LinearDims,
         write: Write,
     ) {
-        dims.check(y_TN.len(), x_TK.len(), w_NK.len());
-        linear::forward(y_TN, x_TK, w_NK, dims, write);
+        dims.check_forward(self, y_TN.len(), x_TK, w_NK);
+        product::forward(y_TN, x_TK, w_NK, dims, write);
     }
 
-    fn linear_backward_input(
+    fn linear_backward_input<Y: Activation>(
         &self,
-        dx_TK: &mut Self::Buffer<f32>,
-        dy_TN: &Self::Buffer<f32>,
-        w_NK: &Self::Buffer<f32>,
+        dx_TK: &mut Self::Buffer<Y>,
+        dy_TN: Matrix<'_, Self>,
+        w_NK: Matrix<'_, Self>,
         dims: LinearDims,
         write: Write,
     ) {
-        dims.check(dy_TN.len(), dx_TK.len(), w_NK.len());
-        linear::backward_input(dx_TK, dy_TN, w_NK, dims, write);
+        dims.check_backward_input(self, dx_TK.len(), dy_TN, w_NK);
+        product::backward_input(dx_TK, dy_TN, w_NK, dims, write);
     }
 
-    fn linear_backward_weight(&self, dw_NK: &mut Self::Buffer<f32>, dy_TN: &Self::Buffer<f32>, x_TK: &Self::Buffer<f32>, dims: LinearDims) {
-        dims.check(dy_TN.len(), x_TK.len(), dw_NK.len());
-        linear::backward_weight(dw_NK, dy_TN, x_TK, dims);
+    fn linear_backward_weight(&self, dw_NK: &mut Self::Buffer<f32>, dy_TN: Matrix<'_, Self>, x_TK: Matrix<'_, Self>, dims: LinearDims) {
+        dims.check_backward_weight(self, dw_NK.len(), dy_TN, x_TK);
+        product::backward_weight(dw_NK, dy_TN, x_TK, dims);
     }
 
-    fn grouped_linear_forward(
+    fn grouped_linear_forward<Y: Activation>(
         &self,
-        y_RN: &mut Self::Buffer<f32>,
-        x_RK: &Self::Buffer<f32>,
-        w_ENK: &Self::Buffer<f32>,
+        y_RN: &mut Self::Buffer<Y>,
+        x_RK: Matrix<'_, Self>,
+        w_ENK: Matrix<'_, Self>,
         offsets_E1: &Self::Buffer<u32>,
         dims: GroupedDims,
     ) {
-        dims.check(y_RN.len(), x_RK.len(), w_ENK.len(), offsets_E1.len());
-        grouped_linear::forward(y_RN, x_RK, w_ENK, offsets_E1, dims);
+        dims.check_forward(self, y_RN.len(), x_RK, w_ENK, offsets_E1.len());
+        product::grouped_forward(y_RN, x_RK, w_ENK, offsets_E1, dims);
     }
 
-    fn grouped_linear_backward_input(
+    fn grouped_linear_backward_input<Y: Activation>(
         &self,
-        dx_RK: &mut Self::Buffer<f32>,
-        dy_RN: &Self::Buffer<f32>,
-        w_ENK: &Self::Buffer<f32>,
+        dx_RK: &mut Self::Buffer<Y>,
+        dy_RN: Matrix<'_, Self>,
+        w_ENK: Matrix<'_, Self>,
         offsets_E1: &Self::Buffer<u32>,
         dims: GroupedDims,
     ) {
-        dims.check(dy_RN.len(), dx_RK.len(), w_ENK.len(), offsets_E1.len());
-        grouped_linear::backward_input(dx_RK, dy_RN, w_ENK, offsets_E1, dims);
+        dims.check_backward_input(self, dx_RK.len(), dy_RN, w_ENK, offsets_E1.len());
+        product::grouped_backward_input(dx_RK, dy_RN, w_ENK, offsets_E1, dims);
     }
 
     fn grouped_linear_backward_weight(
         &self,
         dw_ENK: &mut Self::Buffer<f32>,
-        dy_RN: &Self::Buffer<f32>,
-        x_RK: &Self::Buffer<f32>,
+        dy_RN: Matrix<'_, Self>,
+        x_RK: Matrix<'_, Self>,
         offsets_E1: &Self::Buffer<u32>,
         dims: GroupedDims,
     ) {
-        dims.check(dy_RN.len(), x_RK.len(), dw_ENK.len(), offsets_E1.len());
-        grouped_linear::backward_weight(dw_ENK, dy_RN, x_RK, offsets_E1, dims);
+        dims.check_backward_weight(self, dw_ENK.len(), dy_RN, x_RK, offsets_E1.len());
+        product::grouped_backward_weight(dw_ENK, dy_RN, x_RK, offsets_E1, dims);
     }
 
-    fn rope(&self, x: &mut Self::Buffer<f32>, table: &Self::Buffer<f32>, dims: RopeDims, rotation: Rotation) {
+    fn rope<A: Activation>(&self, x: &mut Self::Buffer<A>, table: &Self::Buffer<f32>, dims: RopeDims, rotation: Rotation) {
         dims.check(x.len(), table.len());
         rope::rotate(x, table, dims, rotation);
     }
 
-    fn attention_forward(
+    fn attention_forward<A: Activation>(
         &self,
-        o_THv: &mut Self::Buffer<f32>,
+        o_THv: &mut Self::Buffer<A>,
         lse_HT: &mut Self::Buffer<f32>,
-        q: &Self::Buffer<f32>,
-        kv_up: &Self::Buffer<f32>,
-        kv_a: &Self::Buffer<f32>,
+        q: &Self::Buffer<A>,
+        kv_up: &Self::Buffer<A>,
+        kv_a: &Self::Buffer<A>,
         dims: AttentionDims,
     ) {
         dims.check(o_THv.len(), lse_HT.len(), q.len(), kv_up.len(), kv_a.len());
@@ -198,17 +204,17 @@ impl Kernels for Reference {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn attention_backward(
+    fn attention_backward<A: Activation>(
         &self,
-        dq: &mut Self::Buffer<f32>,
-        dkv_up: &mut Self::Buffer<f32>,
-        dkv_a: &mut Self::Buffer<f32>,
-        do_THv: &Self::Buffer<f32>,
-        o_THv: &Self::Buffer<f32>,
+        dq: &mut Self::Buffer<A>,
+        dkv_up: &mut Self::Buffer<A>,
+        dkv_a: &mut Self::Buffer<A>,
+        do_THv: &Self::Buffer<A>,
+        o_THv: &Self::Buffer<A>,
         lse_HT: &Self::Buffer<f32>,
-        q: &Self::Buffer<f32>,
-        kv_up: &Self::Buffer<f32>,
-        kv_a: &Self::Buffer<f32>,
+        q: &Self::Buffer<A>,
+        kv_up: &Self::Buffer<A>,
+        kv_a: &Self::Buffer<A>,
         dims: AttentionDims,
     ) {
         dims.check(o_THv.len(), lse_HT.len(), q.len(), kv_up.len(), kv_a.len());
@@ -216,16 +222,16 @@ impl Kernels for Reference {
         attention::backward(dq, dkv_up, dkv_a, do_THv, o_THv, lse_HT, q, kv_up, kv_a, dims);
     }
 
-    fn swiglu_forward(&self, a_RF: &mut Self::Buffer<f32>, gate_up_R2F: &Self::Buffer<f32>, dims: SwigluDims) {
+    fn swiglu_forward<A: Activation>(&self, a_RF: &mut Self::Buffer<A>, gate_up_R2F: &Self::Buffer<A>, dims: SwigluDims) {
         dims.check(a_RF.len(), gate_up_R2F.len());
         swiglu::forward(a_RF, gate_up_R2F, dims);
     }
 
-    fn swiglu_backward(
+    fn swiglu_backward<A: Activation>(
         &self,
-        dgate_up_R2F: &mut Self::Buffer<f32>,
-        da_RF: &Self::Buffer<f32>,
-        gate_up_R2F: &Self::Buffer<f32>,
+        dgate_up_R2F: &mut Self::Buffer<A>,
+        da_RF: &Self::Buffer<A>,
+        gate_up_R2F: &Self::Buffer<A>,
         dims: SwigluDims,
     ) {
         dims.check(da_RF.len(), gate_up_R2F.len().min(dgate_up_R2F.len()));
@@ -233,13 +239,13 @@ impl Kernels for Reference {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn swiglu_backward_routed(
+    fn swiglu_backward_routed<A: Activation>(
         &self,
-        dgate_up_R2F: &mut Self::Buffer<f32>,
-        a_RF: &mut Self::Buffer<f32>,
+        dgate_up_R2F: &mut Self::Buffer<A>,
+        a_RF: &mut Self::Buffer<A>,
         dweights_TK: &mut Self::Buffer<f32>,
-        da_RF: &Self::Buffer<f32>,
-        gate_up_R2F: &Self::Buffer<f32>,
+        da_RF: &Self::Buffer<A>,
+        gate_up_R2F: &Self::Buffer<A>,
         weights_TK: &Self::Buffer<f32>,
         slot_of_row_R: &Self::Buffer<u32>,
         dims: SwigluDims,
@@ -312,15 +318,21 @@ impl Kernels for Reference {
         dispatch::plan(offsets_E1, slot_of_row_R, row_of_slot_R, indices_TK, dims);
     }
 
-    fn dispatch(&self, x_RD: &mut Self::Buffer<f32>, x_TD: &Self::Buffer<f32>, slot_of_row_R: &Self::Buffer<u32>, dims: DispatchDims) {
+    fn dispatch<A: Activation>(
+        &self,
+        x_RD: &mut Self::Buffer<A>,
+        x_TD: &Self::Buffer<A>,
+        slot_of_row_R: &Self::Buffer<u32>,
+        dims: DispatchDims,
+    ) {
         dims.check(x_TD.len(), x_RD.len(), slot_of_row_R.len());
         dispatch::dispatch(x_RD, x_TD, slot_of_row_R, dims);
     }
 
-    fn combine(
+    fn combine<A: Activation>(
         &self,
-        y_TD: &mut Self::Buffer<f32>,
-        y_RD: &Self::Buffer<f32>,
+        y_TD: &mut Self::Buffer<A>,
+        y_RD: &Self::Buffer<A>,
         weights_TK: &Self::Buffer<f32>,
         row_of_slot_R: &Self::Buffer<u32>,
         dims: DispatchDims,
@@ -329,10 +341,10 @@ impl Kernels for Reference {
         dispatch::combine(y_TD, y_RD, weights_TK, row_of_slot_R, dims);
     }
 
-    fn dispatch_backward(
+    fn dispatch_backward<A: Activation>(
         &self,
-        dx_TD: &mut Self::Buffer<f32>,
-        dx_RD: &Self::Buffer<f32>,
+        dx_TD: &mut Self::Buffer<A>,
+        dx_RD: &Self::Buffer<A>,
         row_of_slot_R: &Self::Buffer<u32>,
         dims: DispatchDims,
     ) {
@@ -340,21 +352,21 @@ impl Kernels for Reference {
         dispatch::dispatch_backward(dx_TD, dx_RD, row_of_slot_R, dims);
     }
 
-    fn prefix_forward(&self, y: &mut Self::Buffer<f32>, x: &Self::Buffer<f32>, dims: PrefixDims) {
+    fn prefix_forward<A: Activation>(&self, y: &mut Self::Buffer<A>, x: &Self::Buffer<A>, dims: PrefixDims) {
         dims.check(y.len(), x.len());
         prefix::forward(y, x, dims);
     }
 
-    fn prefix_backward(&self, dx: &mut Self::Buffer<f32>, dy: &Self::Buffer<f32>, dims: PrefixDims) {
+    fn prefix_backward<A: Activation>(&self, dx: &mut Self::Buffer<A>, dy: &Self::Buffer<A>, dims: PrefixDims) {
         dims.check(dy.len(), dx.len());
         prefix::backward(dx, dy, dims);
     }
 
-    fn head_loss_forward(
+    fn head_loss_forward<A: Activation>(
         &self,
         nll_T: &mut Self::Buffer<f32>,
-        x_TD: &Self::Buffer<f32>,
-        head_VD: &Self::Buffer<f32>,
+        x_TD: &Self::Buffer<A>,
+        head_VD: &Self::Buffer<A>,
         targets_T: &Self::Buffer<i32>,
         dims: HeadDims,
     ) {
@@ -363,13 +375,13 @@ impl Kernels for Reference {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn head_loss_backward(
+    fn head_loss_backward<A: Activation>(
         &self,
         nll_T: &mut Self::Buffer<f32>,
-        dx_TD: &mut Self::Buffer<f32>,
+        dx_TD: &mut Self::Buffer<A>,
         dhead_VD: &mut Self::Buffer<f32>,
-        x_TD: &Self::Buffer<f32>,
-        head_VD: &Self::Buffer<f32>,
+        x_TD: &Self::Buffer<A>,
+        head_VD: &Self::Buffer<A>,
         targets_T: &Self::Buffer<i32>,
         scale: f32,
         dims: HeadDims,
@@ -383,19 +395,181 @@ impl Kernels for Reference {
         head_loss::backward(nll_T, dx_TD, dhead_VD, x_TD, head_VD, targets_T, scale, dims);
     }
 
+    fn cast<X: Activation, Y: Activation>(&self, y: &mut Self::Buffer<Y>, x: &Self::Buffer<X>) {
+        memory::cast(y, x);
+    }
+
+    fn quantize<X: Activation>(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        dims: QuantizeDims,
+    ) {
+        statistics[slot] = statistics[slot].merge(self.quantize_source(codes, scales, Source::of(x), dims));
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn quantize_stack<X: Activation>(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        groups: usize,
+        dims: QuantizeDims,
+    ) {
+        statistics[slot] = statistics[slot].merge(self.quantize_stack_source(codes, scales, Source::of(x), groups, dims));
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn quantize_grouped<X: Activation>(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        offsets_E1: &Self::Buffer<u32>,
+        dims: QuantizeGroupedDims,
+    ) {
+        statistics[slot] = statistics[slot].merge(self.quantize_grouped_source(codes, scales, Source::of(x), offsets_E1, dims));
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn retile_grouped(
+        &self,
+        codes: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        from_codes: &Self::Buffer<u8>,
+        from_scales: &Self::Buffer<f32>,
+        offsets_E1: &Self::Buffer<u32>,
+        dims: QuantizeGroupedDims,
+    ) {
+        let x = Source::tiles(from_codes, from_scales);
+        statistics[slot] = statistics[slot].merge(self.quantize_grouped_source(codes, scales, x, offsets_E1, dims));
+    }
+
+    fn dequantize<Y: Activation>(
+        &self,
+        y: &mut Self::Buffer<Y>,
+        codes: &Self::Buffer<u8>,
+        scales: &Self::Buffer<f32>,
+        rows: usize,
+        columns: usize,
+    ) {
+        self.dequantize_source(y, Source::tiles(codes, scales), rows, columns);
+    }
+
+    fn quantize_e5m6<X: Activation>(
+        &self,
+        packed: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        x: &Self::Buffer<X>,
+        dims: E5m6Dims,
+    ) {
+        statistics[slot] = statistics[slot].merge(self.quantize_e5m6_source(packed, scales, Source::of(x), dims));
+    }
+
+    fn dequantize_e5m6<Y: Activation>(
+        &self,
+        y: &mut Self::Buffer<Y>,
+        packed: &Self::Buffer<u8>,
+        scales: &Self::Buffer<f32>,
+        dims: E5m6Dims,
+    ) {
+        self.dequantize_source(y, Source::E5m6 { packed, scales }, dims.rows, dims.columns);
+    }
+
+    fn dispatch_quantized(
+        &self,
+        codes_RD: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        from_codes_TD: &Self::Buffer<u8>,
+        from_scales: &Self::Buffer<f32>,
+        slot_of_row_R: &Self::Buffer<u32>,
+        dims: DispatchDims,
+    ) {
+        dims.check(from_codes_TD.len(), codes_RD.len(), slot_of_row_R.len());
+        dims.check_scales(from_scales.len(), scales.len());
+        dispatch::dispatch_quantized(codes_RD, scales, from_codes_TD, from_scales, slot_of_row_R, dims);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn rmsnorm_quantize<X: Activation>(
+        &self,
+        codes_TD: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        rstd_T: &mut Self::Buffer<f32>,
+        y: Option<&mut Self::Buffer<Bf16>>,
+        x: &Self::Buffer<X>,
+        gain_D: &Self::Buffer<f32>,
+        dims: RmsNormDims,
+        scaling: Scaling,
+    ) {
+        dims.check(x.len(), y.as_ref().map_or(usize::MAX, |y| y.len()), gain_D.len(), rstd_T.len());
+        let y = y.map(Vec::as_mut_slice);
+        let new = rmsnorm_quantize::forward(codes_TD, scales, rstd_T, y, x, gain_D, dims, scaling);
+        statistics[slot] = statistics[slot].merge(new);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn swiglu_quantize<X: Activation>(
+        &self,
+        codes_RF: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        gate_up_R2F: &Self::Buffer<X>,
+        dims: SwigluDims,
+        scaling: Scaling,
+    ) {
+        let new = swiglu_quantize::forward(codes_RF, scales, Source::of(gate_up_R2F), dims, scaling);
+        statistics[slot] = statistics[slot].merge(new);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn swiglu_requantize(
+        &self,
+        codes_RF: &mut Self::Buffer<u8>,
+        scales: &mut Self::Buffer<f32>,
+        statistics: &mut Self::Buffer<Statistics>,
+        slot: usize,
+        from_codes_R2F: &Self::Buffer<u8>,
+        from_scales: &Self::Buffer<f32>,
+        dims: SwigluDims,
+        scaling: Scaling,
+    ) {
+        let new = swiglu_quantize::forward(codes_RF, scales, Source::tiles(from_codes_R2F, from_scales), dims, scaling);
+        statistics[slot] = statistics[slot].merge(new);
+    }
+
     fn sum_squares(&self, x: &Self::Buffer<f32>) -> f64 {
         reduce::sum_squares(x)
     }
 
-    fn adamw(
+    fn adamw<M: Activation>(
         &self,
         parameter: &mut Self::Buffer<f32>,
-        first_moment: &mut Self::Buffer<f32>,
-        second_moment: &mut Self::Buffer<f32>,
+        first_moment: &mut Self::Buffer<M>,
+        second_moment: &mut Self::Buffer<M>,
         gradient: &Self::Buffer<f32>,
         step: AdamW,
     ) {
         step.check(parameter.len(), first_moment.len(), second_moment.len(), gradient.len());
         adamw::step(parameter, first_moment, second_moment, gradient, step);
+    }
+
+    fn average(&self, average: &mut Self::Buffer<f32>, parameter: &Self::Buffer<f32>, decay: f32) {
+        memory::average(average, parameter, decay);
     }
 }

@@ -4,7 +4,7 @@ use super::real::Real;
 use crate::dims::PrefixDims;
 
 /// `y[b, s] = x[b, s]`, `s < prefix`.
-pub fn forward<F: Real>(y: &mut [F], x: &[F], dims: PrefixDims) {
+pub fn forward<A: Real>(y: &mut [A], x: &[A], dims: PrefixDims) {
     let (from, to) = (dims.length * dims.width, dims.prefix * dims.width);
     for b in 0..dims.sequences {
         y[b * to..][..to].copy_from_slice(&x[b * from..][..to]);
@@ -12,11 +12,11 @@ pub fn forward<F: Real>(y: &mut [F], x: &[F], dims: PrefixDims) {
 }
 
 /// `dx[b, s] += dy[b, s]`, `s < prefix`.
-pub fn backward<F: Real>(dx: &mut [F], dy: &[F], dims: PrefixDims) {
+pub fn backward<A: Real>(dx: &mut [A], dy: &[A], dims: PrefixDims) {
     let (from, to) = (dims.length * dims.width, dims.prefix * dims.width);
     for b in 0..dims.sequences {
         for i in 0..to {
-            dx[b * from + i] = F::of(dx[b * from + i].get() + dy[b * to + i].get());
+            dx[b * from + i] = A::of(dx[b * from + i].get() + dy[b * to + i].get());
         }
     }
 }

@@ -1,45 +1,57 @@
 //! Quantisation group by group, element by element.
 
 use super::Reference;
-use crate::formats::{E5m6Dims, GROUP, Grouping, QuantizeDims, Scaling, Source, Statistics, e4m3, e5m6};
+use crate::dims::{at_least, size};
+use crate::formats::{
+    Activation, E5m6Dims, GROUP, Grouping, QuantizeDims, QuantizeGroupedDims, Scaling, Source, Statistics, column_scale_row, e4m3, e5m6,
+};
 use std::ops::Range;
 
 impl Reference {
-    /// Codes and scales of `x`, as `dims` say. An element that is not finite is coded without the scale: infinity as the largest value, NaN
-    /// as NaN.
-    pub fn quantize(&self, codes: &mut [u8], scales: &mut [f32], x: Source<'_>, dims: QuantizeDims) -> Statistics {
+    /// [`crate::Kernels::quantize`], from any source.
+    pub fn quantize_source(&self, codes: &mut [u8], scales: &mut [f32], x: Source<'_>, dims: QuantizeDims) -> Statistics {
         dims.check(codes.len(), scales.len(), &x);
-        let QuantizeDims {
-            rows,
-            columns,
-            grouping,
-            scaling,
-            transposed,
-        } = dims;
-        let mut statistics = Statistics::default();
-        let (group_rows, group_columns) = grouping.scales(rows, columns);
-        for (group_row, group_column) in cells(0..group_rows, 0..group_columns) {
-            let (height, width) = grouping.size();
-            let range = |group: usize, size: usize, end: usize| group * size..((group + 1) * size).min(end);
-            let group = || cells(range(group_row, height, rows), range(group_column, width, columns));
-            let scale = scale(group().map(|(i, j)| x.value(i, j, columns)), &mut statistics, |amax| {
-                (scaling.scale(amax, grouping, e4m3::LARGEST), e4m3::LARGEST)
-            });
-            let at = |row, column, rows, columns| if transposed { column * rows + row } else { row * columns + column };
-            scales[at(group_row, group_column, group_rows, group_columns)] = scale;
-            for (i, j) in group() {
-                let value = x.value(i, j, columns);
-                let code = e4m3::encode(if value.is_finite() { value / scale } else { value });
-                codes[at(i, j, rows, columns)] = code;
-                let magnitude = u16::from(code & e4m3::NAN_CODE);
-                count(&mut statistics, value, magnitude, u16::from(e4m3::LARGEST_CODE));
-            }
-        }
-        statistics
+        part(codes, scales, x, 0, dims)
     }
 
-    /// Packed codes and scales of `x`: tiles of 1 x 128, scales that are powers of two. Infinity and NaN stay what they are.
-    pub fn quantize_e5m6(&self, packed: &mut [u8], scales: &mut [f32], x: Source<'_>, dims: E5m6Dims) -> Statistics {
+    /// [`crate::Kernels::quantize_stack`], from any source.
+    pub fn quantize_stack_source(
+        &self,
+        codes: &mut [u8],
+        scales: &mut [f32],
+        x: Source<'_>,
+        groups: usize,
+        dims: QuantizeDims,
+    ) -> Statistics {
+        dims.check_stack(codes.len(), scales.len(), &x, groups);
+        let (codes_len, scales_len) = dims.lengths();
+        (0..groups).fold(Statistics::default(), |statistics, group| {
+            let (codes, scales) = (&mut codes[group * codes_len..], &mut scales[group * scales_len..]);
+            statistics.merge(part(codes, scales, x, group * dims.rows, dims))
+        })
+    }
+
+    /// [`crate::Kernels::quantize_grouped`], from any source.
+    pub fn quantize_grouped_source(
+        &self,
+        codes: &mut [u8],
+        scales: &mut [f32],
+        x: Source<'_>,
+        offsets_E1: &[u32],
+        dims: QuantizeGroupedDims,
+    ) -> Statistics {
+        dims.check(codes.len(), scales.len(), &x, offsets_E1.len());
+        dims.check_offsets(offsets_E1);
+        (0..dims.groups).fold(Statistics::default(), |statistics, e| {
+            let (start, end) = (offsets_E1[e] as usize, offsets_E1[e + 1] as usize);
+            let codes = &mut codes[start * dims.columns..];
+            let scales = &mut scales[column_scale_row(start, e) * dims.columns..];
+            statistics.merge(part(codes, scales, x, start, dims.group(end - start)))
+        })
+    }
+
+    /// [`crate::Kernels::quantize_e5m6`], from any source.
+    pub fn quantize_e5m6_source(&self, packed: &mut [u8], scales: &mut [f32], x: Source<'_>, dims: E5m6Dims) -> Statistics {
         dims.check(packed.len(), scales.len(), &x);
         let mut statistics = Statistics::default();
         for row in 0..dims.rows {
@@ -61,12 +73,12 @@ impl Reference {
         statistics
     }
 
-    /// `y = x`: each code times its scale, rounded once.
-    pub fn dequantize(&self, y: &mut [f32], x: Source<'_>, rows: usize, columns: usize) {
+    /// [`crate::Kernels::dequantize`], from any source.
+    pub fn dequantize_source<Y: Activation>(&self, y: &mut [Y], x: Source<'_>, rows: usize, columns: usize) {
         x.check(rows, columns);
-        assert_eq!(y.len(), rows * columns, "elements of a matrix of {rows} x {columns}");
+        at_least("y", y.len(), size(&[rows, columns]));
         for (i, j) in cells(0..rows, 0..columns) {
-            y[i * columns + j] = x.value(i, j, columns);
+            y[i * columns + j] = Y::from_f32(x.value(i, j, columns));
         }
     }
 
@@ -81,6 +93,38 @@ impl Reference {
             y[j * rows + i] = x[i * columns + j];
         }
     }
+}
+
+/// Codes and scales of rows `first_row..first_row + dims.rows` of `x`.
+fn part(codes: &mut [u8], scales: &mut [f32], x: Source<'_>, first_row: usize, dims: QuantizeDims) -> Statistics {
+    let QuantizeDims {
+        rows,
+        columns,
+        grouping,
+        scaling,
+        transposed,
+    } = dims;
+    let mut statistics = Statistics::default();
+    let (group_rows, group_columns) = grouping.scales(rows, columns);
+    for (group_row, group_column) in cells(0..group_rows, 0..group_columns) {
+        let (height, width) = grouping.size();
+        let range = |group: usize, size: usize, end: usize| group * size..((group + 1) * size).min(end);
+        let group = || cells(range(group_row, height, rows), range(group_column, width, columns));
+        let value = |i, j| x.value(first_row + i, j, columns);
+        let scale = scale(group().map(|(i, j)| value(i, j)), &mut statistics, |amax| {
+            (scaling.scale(amax, grouping, e4m3::LARGEST), e4m3::LARGEST)
+        });
+        let at = |row, column, rows, columns| if transposed { column * rows + row } else { row * columns + column };
+        scales[at(group_row, group_column, group_rows, group_columns)] = scale;
+        for (i, j) in group() {
+            let value = value(i, j);
+            let code = e4m3::encode(if value.is_finite() { value / scale } else { value });
+            codes[at(i, j, rows, columns)] = code;
+            let magnitude = u16::from(code & e4m3::NAN_CODE);
+            count(&mut statistics, value, magnitude, u16::from(e4m3::LARGEST_CODE));
+        }
+    }
+    statistics
 }
 
 /// All pairs, row by row.

@@ -1,21 +1,31 @@
 //! The oracle's numbers: read as `f64`, computed in `f64`, rounded once when stored.
 
 use crate::Write;
+use crate::formats::{Activation, DataType};
 
-/// A stored number. `f32` is what backends are compared with; `f64` is for finite differences.
+/// A stored number. Backends are compared with activation types and `f32`; `f64` is for finite differences.
 pub trait Real: Copy {
     /// The value.
     fn get(self) -> f64;
-    /// The nearest representable value.
+    /// The nearest representable value; BF16's is that of the nearest `f32`.
     fn of(value: f64) -> Self;
+    /// An intermediate result as a matrix product of stored numbers of this type reads it: rounded to BF16 there, exact in the others.
+    fn operand(value: f64) -> f64;
 }
 
-impl Real for f32 {
+/// What is narrower than `f32` is rounded from the `f32` value, as backends do.
+impl<A: Activation> Real for A {
     fn get(self) -> f64 {
-        f64::from(self)
+        f64::from(self.to_f32())
     }
     fn of(value: f64) -> Self {
-        value as Self
+        Self::from_f32(value as f32)
+    }
+    fn operand(value: f64) -> f64 {
+        match A::DATA_TYPE {
+            DataType::F32 => value,
+            DataType::Bf16 => Self::of(value).get(),
+        }
     }
 }
 
@@ -24,6 +34,9 @@ impl Real for f64 {
         self
     }
     fn of(value: f64) -> Self {
+        value
+    }
+    fn operand(value: f64) -> f64 {
         value
     }
 }

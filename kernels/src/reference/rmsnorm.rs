@@ -5,7 +5,7 @@ use crate::Write;
 use crate::dims::RmsNormDims;
 
 /// `y = gain x rstd`, `rstd = (mean(x^2) + eps)^(-1/2)`.
-pub fn forward<F: Real>(y: &mut [F], rstd_T: &mut [F], x: &[F], gain_D: &[F], dims: RmsNormDims) {
+pub fn forward<A: Real, F: Real>(y: &mut [A], rstd_T: &mut [F], x: &[A], gain_D: &[F], dims: RmsNormDims) {
     let width = dims.width;
     for t in 0..dims.rows {
         let x_D = &x[t * dims.x.stride + dims.x.offset..][..width];
@@ -14,14 +14,23 @@ pub fn forward<F: Real>(y: &mut [F], rstd_T: &mut [F], x: &[F], gain_D: &[F], di
         let rstd = (mean_square + f64::from(dims.epsilon)).sqrt().recip();
         rstd_T[t] = F::of(rstd);
         for j in 0..width {
-            y_D[j] = F::of(gain_D[j].get() * x_D[j].get() * rstd);
+            y_D[j] = A::of(gain_D[j].get() * x_D[j].get() * rstd);
         }
     }
 }
 
 /// `dgain += x rstd dy`, `dx = rstd gain dy - x rstd^3 mean(x gain dy)`.
 #[allow(clippy::too_many_arguments)]
-pub fn backward<F: Real>(dx: &mut [F], dgain_D: &mut [F], dy: &[F], x: &[F], gain_D: &[F], rstd_T: &[F], dims: RmsNormDims, write: Write) {
+pub fn backward<A: Real, F: Real>(
+    dx: &mut [A],
+    dgain_D: &mut [F],
+    dy: &[A],
+    x: &[A],
+    gain_D: &[F],
+    rstd_T: &[F],
+    dims: RmsNormDims,
+    write: Write,
+) {
     let width = dims.width;
     let mut dgain_sum = vec![0.0; width];
     for t in 0..dims.rows {

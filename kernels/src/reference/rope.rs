@@ -5,7 +5,7 @@ use crate::Rotation;
 use crate::dims::RopeDims;
 
 /// Rotates pairs `(2j, 2j + 1)` by the angle of the row's position.
-pub fn rotate<F: Real>(x: &mut [F], table: &[F], dims: RopeDims, rotation: Rotation) {
+pub fn rotate<A: Real, F: Real>(x: &mut [A], table: &[F], dims: RopeDims, rotation: Rotation) {
     let sign = match rotation {
         Rotation::Forward => 1.0,
         Rotation::Inverse => -1.0,
@@ -18,8 +18,8 @@ pub fn rotate<F: Real>(x: &mut [F], table: &[F], dims: RopeDims, rotation: Rotat
                 let angle = position * dims.rotary + 2 * j;
                 let (cos, sin) = (table[angle].get(), sign * table[angle + 1].get());
                 let (even, odd) = (x[start + 2 * j].get(), x[start + 2 * j + 1].get());
-                x[start + 2 * j] = F::of(even * cos - odd * sin);
-                x[start + 2 * j + 1] = F::of(even * sin + odd * cos);
+                x[start + 2 * j] = A::of(even * cos - odd * sin);
+                x[start + 2 * j + 1] = A::of(even * sin + odd * cos);
             }
         }
     }

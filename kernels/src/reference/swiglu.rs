@@ -4,18 +4,18 @@ use super::real::{Real, sigmoid};
 use crate::dims::SwigluDims;
 
 /// `a = silu(gate) up`.
-pub fn forward<F: Real>(a_RF: &mut [F], gate_up_R2F: &[F], dims: SwigluDims) {
+pub fn forward<A: Real>(a_RF: &mut [A], gate_up_R2F: &[A], dims: SwigluDims) {
     let SwigluDims { rows, width } = dims;
     for r in 0..rows {
         for j in 0..width {
             let (gate, up) = (gate_up_R2F[r * 2 * width + j].get(), gate_up_R2F[r * 2 * width + width + j].get());
-            a_RF[r * width + j] = F::of(gate * sigmoid(gate) * up);
+            a_RF[r * width + j] = A::of(gate * sigmoid(gate) * up);
         }
     }
 }
 
 /// `dup = da silu(gate)`, `dgate = da up sigma(gate) (1 + gate (1 - sigma(gate)))`.
-pub fn backward<F: Real>(dgate_up_R2F: &mut [F], da_RF: &[F], gate_up_R2F: &[F], dims: SwigluDims) {
+pub fn backward<A: Real>(dgate_up_R2F: &mut [A], da_RF: &[A], gate_up_R2F: &[A], dims: SwigluDims) {
     for r in 0..dims.rows {
         row_backward(dgate_up_R2F, da_RF, gate_up_R2F, 1.0, r, dims.width);
     }
@@ -23,12 +23,12 @@ pub fn backward<F: Real>(dgate_up_R2F: &mut [F], da_RF: &[F], gate_up_R2F: &[F],
 
 /// Backward of a row whose output is weighted by `g`: also `dweights = <da, a>` and `a := g a`.
 #[allow(clippy::too_many_arguments)]
-pub fn backward_routed<F: Real>(
-    dgate_up_R2F: &mut [F],
-    a_RF: &mut [F],
+pub fn backward_routed<A: Real, F: Real>(
+    dgate_up_R2F: &mut [A],
+    a_RF: &mut [A],
     dweights_TK: &mut [F],
-    da_RF: &[F],
-    gate_up_R2F: &[F],
+    da_RF: &[A],
+    gate_up_R2F: &[A],
     weights_TK: &[F],
     slot_of_row_R: &[u32],
     dims: SwigluDims,
@@ -41,14 +41,14 @@ pub fn backward_routed<F: Real>(
         let mut dweight = 0.0;
         for j in r * width..(r + 1) * width {
             dweight += da_RF[j].get() * a_RF[j].get();
-            a_RF[j] = F::of(weight * a_RF[j].get());
+            a_RF[j] = A::of(weight * a_RF[j].get());
         }
         dweights_TK[slot] = F::of(dweight);
     }
 }
 
 /// The backward pass of row `r` for the gradient `weight da`.
-fn row_backward<F: Real>(dgate_up_R2F: &mut [F], da_RF: &[F], gate_up_R2F: &[F], weight: f64, r: usize, width: usize) {
+fn row_backward<A: Real>(dgate_up_R2F: &mut [A], da_RF: &[A], gate_up_R2F: &[A], weight: f64, r: usize, width: usize) {
     for j in 0..width {
         let (gate_at, up_at) = (r * 2 * width + j, r * 2 * width + width + j);
         let (gate, up, da) = (
@@ -57,8 +57,8 @@ fn row_backward<F: Real>(dgate_up_R2F: &mut [F], da_RF: &[F], gate_up_R2F: &[F],
             weight * da_RF[r * width + j].get(),
         );
         let sigma = sigmoid(gate);
-        dgate_up_R2F[gate_at] = F::of(da * up * sigma * (1.0 + gate * (1.0 - sigma)));
-        dgate_up_R2F[up_at] = F::of(da * gate * sigma);
+        dgate_up_R2F[gate_at] = A::of(da * up * sigma * (1.0 + gate * (1.0 - sigma)));
+        dgate_up_R2F[up_at] = A::of(da * gate * sigma);
     }
 }
 

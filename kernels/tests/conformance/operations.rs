@@ -3,13 +3,38 @@
 
 use crate::draw::Draw;
 use fathom_kernels::dims::*;
-use fathom_kernels::{Element, IGNORE, Kernels, Rotation, Write};
+use fathom_kernels::formats::{Activation, DataType};
+use fathom_kernels::{Element, Kernels, Reference, Rotation, Write};
+use std::fmt::Debug;
+use std::marker::PhantomData;
 
 /// A named output; `length` terms were summed for each of its elements.
+#[derive(Clone)]
 pub struct Output {
     pub name: &'static str,
     pub values: Vec<f32>,
     pub length: usize,
+    /// Type that the values are rounded to.
+    pub rounded: DataType,
+    /// Units in the last place of that type that two values may differ by.
+    pub units: f64,
+    /// Largest relative difference of roundings on the way, that of the sums aside.
+    pub rounding: f64,
+}
+
+/// An operation on activations stored as `A`.
+pub struct Of<A, O>(O, PhantomData<A>);
+
+impl<A, O> Of<A, O> {
+    pub fn new(operation: O) -> Self {
+        Self(operation, PhantomData)
+    }
+}
+
+impl<A: Activation, O: Debug> Of<A, O> {
+    fn label(&self) -> String {
+        format!("{:?} in {:?}", self.0, A::DATA_TYPE)
+    }
 }
 
 /// An operation with its dimensions.
@@ -18,27 +43,47 @@ pub trait Operation {
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output>;
 }
 
-fn up<K: Kernels, T: Element>(k: &K, values: &[T]) -> K::Buffer<T> {
+pub fn up<K: Kernels, T: Element>(k: &K, values: &[T]) -> K::Buffer<T> {
     let mut buffer = k.zeros(values.len());
     k.upload(&mut buffer, 0, values);
     buffer
 }
 
-fn down<K: Kernels, T: Element>(k: &K, buffer: &K::Buffer<T>) -> Vec<T> {
+pub fn down<K: Kernels, T: Element>(k: &K, buffer: &K::Buffer<T>) -> Vec<T> {
     let mut values = vec![T::default(); k.len(buffer)];
     k.download(&mut values, buffer, 0);
     values
 }
 
-fn normal<K: Kernels>(k: &K, draw: &mut Draw, len: usize) -> K::Buffer<f32> {
+pub fn normal<K: Kernels>(k: &K, draw: &mut Draw, len: usize) -> K::Buffer<f32> {
     up(k, &draw.normal(len))
 }
 
-fn floats<K: Kernels>(k: &K, name: &'static str, buffer: &K::Buffer<f32>, length: usize) -> Output {
+pub fn rounded<A: Activation>(values: &[f32]) -> Vec<A> {
+    values.iter().map(|&value| A::from_f32(value)).collect()
+}
+
+/// Normal values, rounded to the type.
+pub fn values<A: Activation>(draw: &mut Draw, len: usize) -> Vec<A> {
+    rounded(&draw.normal(len))
+}
+
+pub fn drawn<A: Activation, K: Kernels>(k: &K, draw: &mut Draw, len: usize) -> K::Buffer<A> {
+    up(k, &values::<A>(draw, len))
+}
+
+pub fn floats<K: Kernels>(k: &K, name: &'static str, buffer: &K::Buffer<f32>, length: usize) -> Output {
+    stored::<f32, K>(k, name, buffer, length)
+}
+
+pub fn stored<A: Activation, K: Kernels>(k: &K, name: &'static str, buffer: &K::Buffer<A>, length: usize) -> Output {
     Output {
         name,
-        values: down(k, buffer),
+        values: down(k, buffer).into_iter().map(A::to_f32).collect(),
         length,
+        rounded: A::DATA_TYPE,
+        units: 1.0,
+        rounding: 0.0,
     }
 }
 
@@ -47,207 +92,200 @@ fn integers<K: Kernels>(k: &K, name: &'static str, buffer: &K::Buffer<u32>) -> O
         name,
         values: down(k, buffer).into_iter().map(|value| value as f32).collect(),
         length: 0,
+        rounded: DataType::F32,
+        units: 0.0,
+        rounding: 0.0,
     }
 }
 
 /// Buffers as a whole.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Memory(pub usize);
 
-impl Operation for Memory {
+impl<A: Activation> Operation for Of<A, Memory> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let len = self.0;
-        let (mut sum, x, mut copied) = (normal(k, draw, len), normal(k, draw, len), normal(k, draw, len));
+        let Memory(len) = self.0;
+        let (mut sum, x, mut copied) = (
+            drawn::<A, K>(k, draw, len),
+            drawn::<A, K>(k, draw, len),
+            drawn::<A, K>(k, draw, len),
+        );
         k.copy(&mut copied, &x);
         k.add(&mut sum, &x);
-        let (mut filled, mut parts) = (normal(k, draw, len), normal(k, draw, len));
-        k.fill(&mut filled, 2.5);
-        let half = draw.normal(len / 2);
+        let (mut filled, mut parts) = (drawn::<A, K>(k, draw, len), drawn::<A, K>(k, draw, len));
+        k.fill(&mut filled, A::from_f32(2.5));
+        let half = values::<A>(draw, len / 2);
         k.upload(&mut parts, len - half.len(), &half);
-        let mut tail = vec![0.0; len / 2];
+        let mut tail = vec![A::default(); len / 2];
         k.download(&mut tail, &parts, len - half.len());
-        assert_eq!(tail, half);
-        let squares = k.sum_squares(&x) as f32;
+        assert!(tail.iter().zip(&half).all(|(a, b)| a.to_f32() == b.to_f32()), "what was uploaded");
+        let squares = k.sum_squares(&normal(k, draw, len)) as f32;
         vec![
-            floats(k, "sum", &sum, 0),
-            floats(k, "copied", &copied, 0),
-            floats(k, "filled", &filled, 0),
-            floats(k, "parts", &parts, 0),
+            stored::<A, K>(k, "sum", &sum, 0),
+            stored::<A, K>(k, "copied", &copied, 0),
+            stored::<A, K>(k, "filled", &filled, 0),
+            stored::<A, K>(k, "parts", &parts, 0),
             Output {
                 name: "squares",
                 values: vec![squares],
                 length: 1,
+                rounded: DataType::F32,
+                units: 0.0,
+                rounding: 0.0,
             },
         ]
     }
 }
 
-impl Operation for EmbeddingDims {
+impl<A: Activation> Operation for Of<A, EmbeddingDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self { rows, width, vocabulary } = *self;
+        let dims = self.0;
+        let EmbeddingDims { rows, width, vocabulary } = dims;
         let tokens = up(k, &draw.tokens(rows, vocabulary));
-        let (mut y, mut table) = (normal(k, draw, rows * width + 3), normal(k, draw, vocabulary * width));
-        k.embedding_forward(&mut y, &table, &tokens, *self);
-        let dy = normal(k, draw, rows * width);
-        k.embedding_backward(&mut table, &dy, &tokens, *self);
-        vec![floats(k, "y", &y, 0), floats(k, "dtable", &table, 0)]
+        let (mut y, table) = (drawn::<A, K>(k, draw, rows * width + 3), drawn::<A, K>(k, draw, vocabulary * width));
+        k.embedding_forward(&mut y, &table, &tokens, dims);
+        let (dy, mut dtable) = (drawn::<A, K>(k, draw, rows * width), normal(k, draw, vocabulary * width));
+        k.embedding_backward(&mut dtable, &dy, &tokens, dims);
+        vec![stored::<A, K>(k, "y", &y, 0), floats(k, "dtable", &dtable, 0)]
     }
 }
 
-impl Operation for RmsNormDims {
+impl<A: Activation> Operation for Of<A, RmsNormDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self {
+        let dims = self.0;
+        let RmsNormDims {
             rows,
             width,
             x: x_columns,
             y: y_columns,
             ..
-        } = *self;
-        let (x, gain) = (normal(k, draw, rows * x_columns.stride), normal(k, draw, width));
-        let (mut y, mut rstd) = (normal(k, draw, rows * y_columns.stride), normal(k, draw, rows));
-        k.rmsnorm_forward(&mut y, &mut rstd, &x, &gain, *self);
-        let (dy, given) = (normal(k, draw, rows * y_columns.stride), draw.normal(rows));
+        } = dims;
+        let (x, gain) = (drawn::<A, K>(k, draw, rows * x_columns.stride), normal(k, draw, width));
+        let (mut y, mut rstd) = (drawn::<A, K>(k, draw, rows * y_columns.stride), normal(k, draw, rows));
+        k.rmsnorm_forward(&mut y, &mut rstd, &x, &gain, dims);
+        let (dy, given) = (drawn::<A, K>(k, draw, rows * y_columns.stride), draw.normal(rows));
         let rstd_given = up(k, &given.iter().map(|x| 0.5 + x.abs()).collect::<Vec<_>>());
-        let (mut dx, mut dgain) = (normal(k, draw, rows * x_columns.stride), normal(k, draw, width));
-        k.rmsnorm_backward(&mut dx, &mut dgain, &dy, &x, &gain, &rstd_given, *self, Write::Accumulate);
-        let mut replaced = normal(k, draw, rows * x_columns.stride);
-        k.rmsnorm_backward(&mut replaced, &mut dgain, &dy, &x, &gain, &rstd_given, *self, Write::Overwrite);
+        let (mut dx, mut dgain) = (drawn::<A, K>(k, draw, rows * x_columns.stride), normal(k, draw, width));
+        k.rmsnorm_backward(&mut dx, &mut dgain, &dy, &x, &gain, &rstd_given, dims, Write::Accumulate);
+        let mut replaced = drawn::<A, K>(k, draw, rows * x_columns.stride);
+        k.rmsnorm_backward(&mut replaced, &mut dgain, &dy, &x, &gain, &rstd_given, dims, Write::Overwrite);
         vec![
-            floats(k, "y", &y, width),
+            stored::<A, K>(k, "y", &y, width),
             floats(k, "rstd", &rstd, width),
-            floats(k, "dx", &dx, width),
-            floats(k, "dx replaced", &replaced, width),
+            stored::<A, K>(k, "dx", &dx, width),
+            stored::<A, K>(k, "dx replaced", &replaced, width),
             floats(k, "dgain", &dgain, rows),
         ]
     }
 }
 
-impl Operation for LinearDims {
+impl<A: Activation> Operation for Of<A, RopeDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self { rows, input, output } = *self;
-        let (x, w, dy) = (
-            normal(k, draw, rows * input),
-            normal(k, draw, output * input),
-            normal(k, draw, rows * output),
-        );
-        let mut outputs = Vec::new();
-        for write in [Write::Overwrite, Write::Accumulate] {
-            let (mut y, mut dx) = (normal(k, draw, rows * output), normal(k, draw, rows * input));
-            k.linear_forward(&mut y, &x, &w, *self, write);
-            k.linear_backward_input(&mut dx, &dy, &w, *self, write);
-            outputs.extend([floats(k, "y", &y, input), floats(k, "dx", &dx, output)]);
-        }
-        let mut dw = normal(k, draw, output * input);
-        k.linear_backward_weight(&mut dw, &dy, &x, *self);
-        outputs.push(floats(k, "dw", &dw, rows));
-        outputs
-    }
-}
-
-impl Operation for GroupedDims {
-    fn name(&self) -> String {
-        format!("{self:?}")
-    }
-    fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self {
-            rows,
-            groups,
-            input,
-            output,
-        } = *self;
-        let offsets = up(k, &draw.offsets(rows, groups));
-        let (x, w, dy) = (
-            normal(k, draw, rows * input),
-            normal(k, draw, groups * output * input),
-            normal(k, draw, rows * output),
-        );
-        let (mut y, mut dx) = (normal(k, draw, rows * output), normal(k, draw, rows * input));
-        let mut dw = normal(k, draw, groups * output * input);
-        k.grouped_linear_forward(&mut y, &x, &w, &offsets, *self);
-        k.grouped_linear_backward_input(&mut dx, &dy, &w, &offsets, *self);
-        k.grouped_linear_backward_weight(&mut dw, &dy, &x, &offsets, *self);
-        vec![floats(k, "y", &y, input), floats(k, "dx", &dx, output), floats(k, "dw", &dw, rows)]
-    }
-}
-
-impl Operation for RopeDims {
-    fn name(&self) -> String {
-        format!("{self:?}")
-    }
-    fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let angles = draw.normal(self.length * self.rotary / 2);
+        let dims = self.0;
+        let angles = draw.normal(dims.length * dims.rotary / 2);
         let table = up(k, &angles.iter().flat_map(|angle| [angle.cos(), angle.sin()]).collect::<Vec<_>>());
         let (mut forward, mut inverse) = (
-            normal(k, draw, self.rows * self.row_stride),
-            normal(k, draw, self.rows * self.row_stride),
+            drawn::<A, K>(k, draw, dims.rows * dims.row_stride),
+            drawn::<A, K>(k, draw, dims.rows * dims.row_stride),
         );
-        k.rope(&mut forward, &table, *self, Rotation::Forward);
-        k.rope(&mut inverse, &table, *self, Rotation::Inverse);
-        vec![floats(k, "forward", &forward, 2), floats(k, "inverse", &inverse, 2)]
+        k.rope(&mut forward, &table, dims, Rotation::Forward);
+        k.rope(&mut inverse, &table, dims, Rotation::Inverse);
+        vec![stored::<A, K>(k, "forward", &forward, 2), stored::<A, K>(k, "inverse", &inverse, 2)]
     }
 }
 
-impl Operation for AttentionDims {
+impl<A: Activation> Operation for Of<A, AttentionDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let rows = self.rows();
-        let (q, kv_up) = (normal(k, draw, rows * self.q_width()), normal(k, draw, rows * self.kv_up_width()));
-        let kv_a = normal(k, draw, rows * self.kv_a_width());
-        let (mut o, mut lse) = (normal(k, draw, rows * self.o_width()), normal(k, draw, rows * self.heads));
-        k.attention_forward(&mut o, &mut lse, &q, &kv_up, &kv_a, *self);
-        let d_o = normal(k, draw, rows * self.o_width());
-        let (mut dq, mut dkv_up) = (normal(k, draw, rows * self.q_width()), normal(k, draw, rows * self.kv_up_width()));
-        let mut dkv_a = normal(k, draw, rows * self.kv_a_width());
-        k.attention_backward(&mut dq, &mut dkv_up, &mut dkv_a, &d_o, &o, &lse, &q, &kv_up, &kv_a, *self);
+        let dims = self.0;
+        let rows = dims.rows();
+        let (q, kv_up) = (
+            values::<A>(draw, rows * dims.q_width()),
+            values::<A>(draw, rows * dims.kv_up_width()),
+        );
+        let kv_a = values::<A>(draw, rows * dims.kv_a_width());
+        // The backward pass of every backend gets the same output of the forward pass.
+        let (mut o_given, mut lse_given) = (vec![A::default(); rows * dims.o_width()], vec![0.0; rows * dims.heads]);
+        Reference.attention_forward(&mut o_given, &mut lse_given, &q, &kv_up, &kv_a, dims);
+        let (q, kv_up, kv_a, o_given, lse_given) = (up(k, &q), up(k, &kv_up), up(k, &kv_a), up(k, &o_given), up(k, &lse_given));
+        let (mut o, mut lse) = (drawn::<A, K>(k, draw, rows * dims.o_width()), normal(k, draw, rows * dims.heads));
+        k.attention_forward(&mut o, &mut lse, &q, &kv_up, &kv_a, dims);
+        let d_o = drawn::<A, K>(k, draw, rows * dims.o_width());
+        let (mut dq, mut dkv_up) = (
+            drawn::<A, K>(k, draw, rows * dims.q_width()),
+            drawn::<A, K>(k, draw, rows * dims.kv_up_width()),
+        );
+        let mut dkv_a = drawn::<A, K>(k, draw, rows * dims.kv_a_width());
+        k.attention_backward(
+            &mut dq,
+            &mut dkv_up,
+            &mut dkv_a,
+            &d_o,
+            &o_given,
+            &lse_given,
+            &q,
+            &kv_up,
+            &kv_a,
+            dims,
+        );
         // A logit sums n + r products, a gradient also S of those.
-        let (logit, gradient) = (self.nope + self.rope, (self.nope + self.rope) * self.length);
+        let (logit, gradient) = (dims.nope + dims.rope, (dims.nope + dims.rope) * dims.length);
+        let product = |name, buffer: &K::Buffer<A>, length| Output {
+            // P and dS are rounded as well, one way or the other, and weigh up to a few times an element's size.
+            units: 4.0,
+            ..stored::<A, K>(k, name, buffer, length)
+        };
         vec![
-            floats(k, "o", &o, logit + self.length),
-            floats(k, "lse", &lse, logit + self.length),
-            floats(k, "dq", &dq, gradient),
-            floats(k, "dkv_up", &dkv_up, gradient),
-            floats(k, "dkv_a", &dkv_a, gradient * self.heads),
+            product("o", &o, logit + dims.length),
+            floats(k, "lse", &lse, logit + dims.length),
+            product("dq", &dq, gradient),
+            product("dkv_up", &dkv_up, gradient),
+            product("dkv_a", &dkv_a, gradient * dims.heads),
         ]
     }
 }
 
-impl Operation for SwigluDims {
+impl<A: Activation> Operation for Of<A, SwigluDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self { rows, width } = *self;
+        let dims = self.0;
+        let SwigluDims { rows, width } = dims;
         // Wide enough that some sigmoids saturate.
-        let gate_up = up(k, &draw.normal(rows * 2 * width).iter().map(|x| 8.0 * x).collect::<Vec<_>>());
-        let (mut a, da) = (normal(k, draw, rows * width), normal(k, draw, rows * width));
-        k.swiglu_forward(&mut a, &gate_up, *self);
-        let forward = floats(k, "a", &a, 1);
-        let mut plain = normal(k, draw, rows * 2 * width);
-        k.swiglu_backward(&mut plain, &da, &gate_up, *self);
+        let gate_up = up(
+            k,
+            &rounded::<A>(&draw.normal(rows * 2 * width).iter().map(|x| 8.0 * x).collect::<Vec<_>>()),
+        );
+        let (mut a, da) = (drawn::<A, K>(k, draw, rows * width), drawn::<A, K>(k, draw, rows * width));
+        k.swiglu_forward(&mut a, &gate_up, dims);
+        let (forward, mut a) = (stored::<A, K>(k, "a", &a, 1), drawn::<A, K>(k, draw, rows * width));
+        let mut plain = drawn::<A, K>(k, draw, rows * 2 * width);
+        k.swiglu_backward(&mut plain, &da, &gate_up, dims);
         let mut slots: Vec<u32> = (0..rows as u32).collect();
         draw.shuffle(&mut slots);
         let (slots, weights) = (up(k, &slots), normal(k, draw, rows));
-        let (mut routed, mut dweights) = (normal(k, draw, rows * 2 * width), normal(k, draw, rows));
-        k.swiglu_backward_routed(&mut routed, &mut a, &mut dweights, &da, &gate_up, &weights, &slots, *self);
+        let (mut routed, mut dweights) = (drawn::<A, K>(k, draw, rows * 2 * width), normal(k, draw, rows));
+        k.swiglu_backward_routed(&mut routed, &mut a, &mut dweights, &da, &gate_up, &weights, &slots, dims);
         vec![
             forward,
-            floats(k, "dgate_up", &plain, 1),
-            floats(k, "routed dgate_up", &routed, 1),
-            floats(k, "weighted a", &a, 1),
+            stored::<A, K>(k, "dgate_up", &plain, 1),
+            stored::<A, K>(k, "routed dgate_up", &routed, 1),
+            stored::<A, K>(k, "weighted a", &a, 1),
             floats(k, "dweights", &dweights, width),
         ]
     }
@@ -298,82 +336,69 @@ impl Operation for RouteDims {
     }
 }
 
-impl Operation for DispatchDims {
+impl<A: Activation> Operation for Of<A, DispatchDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self {
+        let dims = self.0;
+        let DispatchDims {
             tokens,
             experts,
             width,
             top_k,
-        } = *self;
-        let rows = self.rows();
+        } = dims;
+        let rows = dims.rows();
         let indices = up(k, &draw.tokens(rows, experts));
         let (mut offsets, mut slot_of_row, mut row_of_slot) = (k.zeros(experts + 1), k.zeros(rows), k.zeros(rows));
-        k.dispatch_plan(&mut offsets, &mut slot_of_row, &mut row_of_slot, &indices, *self);
-        let (x, mut sent) = (normal(k, draw, tokens * width), normal(k, draw, rows * width));
-        k.dispatch(&mut sent, &x, &slot_of_row, *self);
+        k.dispatch_plan(&mut offsets, &mut slot_of_row, &mut row_of_slot, &indices, dims);
+        let (x, mut sent) = (drawn::<A, K>(k, draw, tokens * width), drawn::<A, K>(k, draw, rows * width));
+        k.dispatch(&mut sent, &x, &slot_of_row, dims);
         let (weights, mut y, mut dx) = (
             normal(k, draw, rows),
-            normal(k, draw, tokens * width),
-            normal(k, draw, tokens * width),
+            drawn::<A, K>(k, draw, tokens * width),
+            drawn::<A, K>(k, draw, tokens * width),
         );
-        k.combine(&mut y, &sent, &weights, &row_of_slot, *self);
-        k.dispatch_backward(&mut dx, &sent, &row_of_slot, *self);
+        k.combine(&mut y, &sent, &weights, &row_of_slot, dims);
+        k.dispatch_backward(&mut dx, &sent, &row_of_slot, dims);
         vec![
             integers(k, "offsets", &offsets),
             integers(k, "slot_of_row", &slot_of_row),
             integers(k, "row_of_slot", &row_of_slot),
-            floats(k, "sent", &sent, 0),
-            floats(k, "y", &y, top_k),
-            floats(k, "dx", &dx, top_k),
+            stored::<A, K>(k, "sent", &sent, 0),
+            stored::<A, K>(k, "y", &y, top_k),
+            stored::<A, K>(k, "dx", &dx, top_k),
         ]
     }
 }
 
-impl Operation for PrefixDims {
+impl<A: Activation> Operation for Of<A, PrefixDims> {
     fn name(&self) -> String {
-        format!("{self:?}")
+        self.label()
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let (long, short) = (self.sequences * self.length * self.width, self.sequences * self.prefix * self.width);
-        let (mut y, mut x) = (normal(k, draw, short), normal(k, draw, long));
-        k.prefix_forward(&mut y, &x, *self);
-        let dy = normal(k, draw, short);
-        k.prefix_backward(&mut x, &dy, *self);
-        vec![floats(k, "y", &y, 0), floats(k, "dx", &x, 0)]
+        let dims = self.0;
+        let (long, short) = (dims.sequences * dims.length * dims.width, dims.sequences * dims.prefix * dims.width);
+        let (mut y, mut x) = (drawn::<A, K>(k, draw, short), drawn::<A, K>(k, draw, long));
+        k.prefix_forward(&mut y, &x, dims);
+        let dy = drawn::<A, K>(k, draw, short);
+        k.prefix_backward(&mut x, &dy, dims);
+        vec![stored::<A, K>(k, "y", &y, 0), stored::<A, K>(k, "dx", &x, 0)]
     }
 }
 
-impl Operation for HeadDims {
+/// A moving average of so many parameters.
+#[derive(Debug)]
+pub struct Average(pub usize);
+
+impl Operation for Average {
     fn name(&self) -> String {
         format!("{self:?}")
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let Self { rows, width, vocabulary } = *self;
-        let (x, head) = (normal(k, draw, rows * width), normal(k, draw, vocabulary * width));
-        let targets: Vec<i32> = (0..rows)
-            .map(|_| {
-                if draw.below(5) == 0 {
-                    IGNORE
-                } else {
-                    draw.below(vocabulary) as i32
-                }
-            })
-            .collect();
-        let targets = up(k, &targets);
-        let (mut forward, mut nll) = (normal(k, draw, rows), normal(k, draw, rows));
-        k.head_loss_forward(&mut forward, &x, &head, &targets, *self);
-        let (mut dx, mut dhead) = (normal(k, draw, rows * width), normal(k, draw, vocabulary * width));
-        k.head_loss_backward(&mut nll, &mut dx, &mut dhead, &x, &head, &targets, 0.25, *self);
-        vec![
-            floats(k, "nll forward", &forward, width + vocabulary),
-            floats(k, "nll", &nll, width + vocabulary),
-            floats(k, "dx", &dx, width * vocabulary),
-            floats(k, "dhead", &dhead, width * rows),
-        ]
+        let (mut average, parameter) = (normal(k, draw, self.0), normal(k, draw, self.0));
+        k.average(&mut average, &parameter, 0.75);
+        vec![floats(k, "average", &average, 1)]
     }
 }
 

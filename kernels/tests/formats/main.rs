@@ -44,8 +44,8 @@ impl Backend {
         // Not zero, so that what is not written shows.
         let (mut codes, mut scales) = (vec![0xaa; dims.rows * dims.columns], vec![-1.0; rows * columns]);
         let statistics = match self {
-            Self::Reference => Reference.quantize(&mut codes, &mut scales, x, dims),
-            Self::Cpu(cpu) => cpu.quantize(&mut codes, &mut scales, x, dims),
+            Self::Reference => Reference.quantize_source(&mut codes, &mut scales, x, dims),
+            Self::Cpu(cpu) => cpu.quantize_source(&mut codes, &mut scales, x, dims),
         };
         (codes, scales.into_iter().map(f32::to_bits).collect(), statistics)
     }
@@ -54,8 +54,8 @@ impl Backend {
         let mut packed = vec![0xaa; dims.rows * e5m6::packed_len(dims.columns)];
         let mut scales = vec![-1.0; dims.rows * dims.columns.div_ceil(128)];
         let statistics = match self {
-            Self::Reference => Reference.quantize_e5m6(&mut packed, &mut scales, x, dims),
-            Self::Cpu(cpu) => cpu.quantize_e5m6(&mut packed, &mut scales, x, dims),
+            Self::Reference => Reference.quantize_e5m6_source(&mut packed, &mut scales, x, dims),
+            Self::Cpu(cpu) => cpu.quantize_e5m6_source(&mut packed, &mut scales, x, dims),
         };
         (packed, scales.into_iter().map(f32::to_bits).collect(), statistics)
     }
@@ -63,8 +63,8 @@ impl Backend {
     fn dequantize(&self, x: Source<'_>, rows: usize, columns: usize) -> Vec<f32> {
         let mut y = vec![-1.0; rows * columns];
         match self {
-            Self::Reference => Reference.dequantize(&mut y, x, rows, columns),
-            Self::Cpu(cpu) => cpu.dequantize(&mut y, x, rows, columns),
+            Self::Reference => Reference.dequantize_source(&mut y, x, rows, columns),
+            Self::Cpu(cpu) => cpu.dequantize_source(&mut y, x, rows, columns),
         }
         y
     }

@@ -392,7 +392,7 @@ fn retiling_by_powers_of_two_is_exact() {
 }
 
 #[test]
-#[should_panic(expected = "scales: 2 x 1")]
+#[should_panic(expected = "scales has 1 elements, the dimensions need 2")]
 fn wrong_sizes_are_refused() {
     let dims = QuantizeDims {
         rows: 2,
@@ -401,7 +401,7 @@ fn wrong_sizes_are_refused() {
         scaling: Scaling::Plain,
         transposed: false,
     };
-    let _ = fathom_kernels::Reference.quantize(&mut [0; 6], &mut [0.0; 3], Source::F32(&[0.0; 6]), dims);
+    let _ = fathom_kernels::Reference.quantize_source(&mut [0; 6], &mut [0.0; 1], Source::F32(&[0.0; 6]), dims);
 }
 
 #[test]

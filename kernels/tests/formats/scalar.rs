@@ -1,9 +1,9 @@
 //! Conversions of single values against a search for the nearest one among all.
 
 use crate::Backend;
-use fathom_kernels::Cpu;
 use fathom_kernels::cpu::simd::Isa;
 use fathom_kernels::formats::{Bf16, E5m6Dims, Grouping, QuantizeDims, Scaling, Source, e4m3, e5m6};
+use fathom_kernels::{Cpu, Kernels};
 
 /// A small format by its definition: the values of codes 0, 1, ..., all finite magnitudes.
 struct Format {
@@ -184,10 +184,9 @@ fn bf16_rounds_to_the_nearest() {
         };
         ((nearest | sign) >> 16) as u16
     };
-    let (mut non_finite, mut codes) = (0, Vec::new());
+    let mut codes = Vec::new();
     for &value in &input {
         let rounded = Bf16::from_f32(value);
-        non_finite += u64::from(!rounded.is_finite());
         if value.is_finite() {
             assert_eq!(rounded.0, expected(value), "{value:e}");
         } else {
@@ -198,7 +197,7 @@ fn bf16_rounds_to_the_nearest() {
     }
     for cpu in &cpus {
         let mut y = vec![Bf16(0xaaaa); input.len()];
-        assert_eq!(cpu.encode_bf16(&mut y, &input), non_finite, "{}", cpu.isa().name());
+        cpu.cast(&mut y, &input);
         assert!(y == codes, "{}", cpu.isa().name());
     }
 }

@@ -19,7 +19,9 @@ pub use evaluate::{BitsPerByte, Evaluate, GeneratedAnswer, MultipleChoice, Needl
 pub use extend::{Extend, Yarn};
 pub use grpo::{AnswerMatch, Grpo, GrpoLoss, Prompts, Reward, RewardModel, TestsPass};
 pub use model::{ArchitectureFields, Model, Precision, Preset};
-pub use pretrain::{Balance, BalanceSelection, Batch, Checkpointing, LearningRate, LearningRateForm, Mtp, Optimizer, Pretrain, Validation};
+pub use pretrain::{
+    Balance, BalanceMethod, BalanceSelection, Batch, Checkpointing, LearningRate, LearningRateForm, Mtp, Optimizer, Pretrain, Validation,
+};
 pub use sft::{Conversations, Decay, Sft};
 
 use crate::health::Thresholds;

@@ -16,6 +16,23 @@ pub enum Precision {
     Fp8,
 }
 
+impl Precision {
+    /// Bytes of an activation and of a moment of the optimizer.
+    #[must_use]
+    pub const fn activation_bytes(self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::Bf16 | Self::Fp8 => 2.0,
+        }
+    }
+
+    /// Whether the backward pass recomputes norms, up-projections and SwiGLU outputs: in the recipe of the paper (section 3.2.3).
+    #[must_use]
+    pub const fn recomputes(self) -> bool {
+        matches!(self, Self::Fp8)
+    }
+}
+
 /// The model of a job. At least one of the two fields; `architecture` replaces single fields of the preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

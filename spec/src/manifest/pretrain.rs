@@ -228,33 +228,49 @@ impl Default for Optimizer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Balance {
-    /// Step of the routing bias per optimizer step `[gamma]`.
+    /// What keeps the load even.
+    pub method: BalanceMethod,
+    /// Step of the routing bias per optimizer step `[gamma]`; only with `auxiliary-loss-free`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub bias_update_speed: f64,
     /// Where the bias is frozen.
     pub bias_update_until: Milestone,
     /// Subtract the mean of the bias update, so that the sum of biases stays constant.
     pub centered: bool,
-    /// Factor of the sequence-wise auxiliary loss `[alpha]`.
+    /// Factor of the auxiliary loss `[alpha]`. With `sequence` and `batch` it is all that balances: a tenth to a hundredth is usual there.
     #[schemars(range(min = 0.0, max = 1.0))]
-    pub sequence_loss_weight: f64,
+    pub loss_weight: f64,
     /// Which selection the auxiliary loss counts.
-    pub sequence_loss_selection: BalanceSelection,
+    pub loss_selection: BalanceSelection,
 }
 
 impl Default for Balance {
     fn default() -> Self {
         Self {
+            method: BalanceMethod::AuxiliaryLossFree,
             bias_update_speed: 0.001,
             bias_update_until: Milestone::Fraction(0.966),
             centered: false,
-            sequence_loss_weight: 1e-4,
-            sequence_loss_selection: BalanceSelection::Unbiased,
+            loss_weight: 1e-4,
+            loss_selection: BalanceSelection::Unbiased,
         }
     }
 }
 
-/// Which selection the sequence-wise balance loss counts.
+/// What keeps the load of experts even (paper, sections 2.1.2 and 4.5.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BalanceMethod {
+    /// A bias per expert that only the selection sees, with a complementary sequence-wise loss of small weight.
+    #[default]
+    AuxiliaryLossFree,
+    /// A loss on the load within each sequence; no bias.
+    Sequence,
+    /// A loss on the load within each micro-batch; no bias.
+    Batch,
+}
+
+/// Which selection the balance loss counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BalanceSelection {

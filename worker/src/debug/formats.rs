@@ -108,7 +108,7 @@ fn quantized(x: &Matrix, grouping: Grouping, scaling: Scaling) -> Result<Quantiz
     let mut codes = vec![0; x.values.len()];
     let mut scales = vec![0.0; group_rows * group_columns];
     let statistics = Cpu::new(0)
-        .quantize(&mut codes, &mut scales, Source::F32(&x.values), dims)
+        .quantize_source(&mut codes, &mut scales, Source::F32(&x.values), dims)
         .finite()?;
     Ok(Quantized {
         codes,

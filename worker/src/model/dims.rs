@@ -102,6 +102,15 @@ impl BatchDims {
     }
 }
 
+/// What the balance loss counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalanceScope {
+    /// The tokens of each sequence.
+    Sequence,
+    /// All tokens of a micro-batch.
+    MicroBatch,
+}
+
 /// Dimensions of every operation of a block on one batch shape.
 #[derive(Clone, Copy, Debug)]
 pub struct OpDims<'a> {
@@ -111,6 +120,12 @@ pub struct OpDims<'a> {
     pub batch: BatchDims,
     /// Which selection the balance loss counts.
     pub balance_unbiased: bool,
+    /// What the balance loss is a mean over.
+    pub balance_scope: BalanceScope,
+    /// Whether operands of linear layers, and what waits for the backward pass, are quantised.
+    pub fp8: bool,
+    /// Whether the backward pass recomputes norms, up-projections and SwiGLU outputs.
+    pub recompute: bool,
 }
 
 impl OpDims<'_> {
@@ -189,6 +204,20 @@ impl OpDims<'_> {
             normalise: m.normalise,
             scaling: m.routed_scaling,
             balance_unbiased: self.balance_unbiased,
+        }
+    }
+
+    /// The gate, with the tokens that the balance loss counts together as sequences.
+    #[must_use]
+    pub const fn balance(&self) -> RouteDims {
+        let route = self.route();
+        match self.balance_scope {
+            BalanceScope::Sequence => route,
+            BalanceScope::MicroBatch => RouteDims {
+                sequences: 1,
+                length: self.batch.rows(),
+                ..route
+            },
         }
     }
 

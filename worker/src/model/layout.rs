@@ -29,6 +29,24 @@ pub enum Role {
     RoutingBias,
 }
 
+/// What a tensor's products multiply, by the manifest's `precision` (paper, section 3.3.1: embedding, head, gate and norms stay above FP8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// FP32 always: gate, gains, routing bias.
+    F32,
+    /// BF16 unless the precision is `f32`: embedding, head and the projection of an MTP module.
+    Bf16,
+    /// As the precision says: projections of attention, feed-forward networks and experts.
+    Linear {
+        /// Matrices in the stack.
+        count: usize,
+        /// Rows of each.
+        rows: usize,
+        /// Columns of each.
+        columns: usize,
+    },
+}
+
 /// A slice of a tensor with its name in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -59,6 +77,8 @@ impl Part {
 pub struct Tensor {
     /// What it is to the optimizer.
     pub role: Role,
+    /// What it is multiplied in.
+    pub arithmetic: Arithmetic,
     /// Its slices; together they cover it without gaps.
     pub parts: Vec<Part>,
     /// Number of elements.
@@ -99,6 +119,24 @@ pub struct MlaIds {
     pub w_o: TensorId,
 }
 
+impl MlaIds {
+    /// Weights of linear layers.
+    pub fn linears(&self) -> Vec<TensorId> {
+        let Self {
+            query,
+            w_kva,
+            kv_norm: _,
+            w_kvb,
+            w_o,
+        } = *self;
+        let queries = match query {
+            QueryIds::Direct { w_q } => vec![w_q],
+            QueryIds::Latent { w_qa, norm: _, w_qb } => vec![w_qa, w_qb],
+        };
+        queries.into_iter().chain([w_kva, w_kvb, w_o]).collect()
+    }
+}
+
 /// Tensors of a SwiGLU network, or of a stack of them.
 #[derive(Clone, Copy, Debug)]
 pub struct MlpIds {
@@ -128,6 +166,22 @@ pub enum FfnIds {
     Dense(MlpIds),
     /// Routed and shared experts.
     Moe(MoeIds),
+}
+
+impl FfnIds {
+    /// Weights of linear layers; the gate is none.
+    pub fn linears(&self) -> Vec<TensorId> {
+        let both = |mlp: &MlpIds| [mlp.w_gate_up, mlp.w_down];
+        match self {
+            Self::Dense(mlp) => both(mlp).to_vec(),
+            Self::Moe(MoeIds {
+                gate: _,
+                bias: _,
+                experts,
+                shared,
+            }) => both(experts).into_iter().chain(shared.iter().flat_map(both)).collect(),
+        }
+    }
 }
 
 /// Tensors of a transformer block.
@@ -185,10 +239,10 @@ impl Layout {
         };
         let (vocabulary, width) = (architecture.vocab_size as usize, architecture.hidden_size as usize);
         let layers = architecture.num_hidden_layers;
-        let embedding = table.matrix("model.embed_tokens", &[vocabulary, width]);
+        let embedding = table.matrix("model.embed_tokens", Arithmetic::Bf16, &[vocabulary, width]);
         let blocks = (0..layers).map(|layer| table.block(layer)).collect();
         let norm = table.gain("model.norm", width);
-        let head = table.matrix("lm_head", &[vocabulary, width]);
+        let head = table.matrix("lm_head", Arithmetic::Bf16, &[vocabulary, width]);
         let mtp = (layers..layers + architecture.num_nextn_predict_layers)
             .map(|layer| table.mtp(layer))
             .collect();
@@ -237,7 +291,7 @@ struct Table<'a> {
 
 impl Table<'_> {
     /// Adds a tensor of consecutive parts.
-    fn push(&mut self, role: Role, parts: impl IntoIterator<Item = (String, Vec<usize>)>) -> TensorId {
+    fn push(&mut self, role: Role, arithmetic: Arithmetic, parts: impl IntoIterator<Item = (String, Vec<usize>)>) -> TensorId {
         let mut len = 0;
         let parts = parts
             .into_iter()
@@ -247,16 +301,27 @@ impl Table<'_> {
                 part
             })
             .collect();
-        self.tensors.push(Tensor { role, parts, len });
+        self.tensors.push(Tensor {
+            role,
+            arithmetic,
+            parts,
+            len,
+        });
         TensorId(self.tensors.len() - 1)
     }
 
-    fn matrix(&mut self, name: &str, shape: &[usize]) -> TensorId {
-        self.push(Role::Matrix, [(format!("{name}.weight"), shape.to_vec())])
+    fn matrix(&mut self, name: &str, arithmetic: Arithmetic, shape: &[usize]) -> TensorId {
+        self.push(Role::Matrix, arithmetic, [(format!("{name}.weight"), shape.to_vec())])
+    }
+
+    /// The weight of a linear layer.
+    fn linear(&mut self, name: &str, rows: usize, columns: usize) -> TensorId {
+        let arithmetic = Arithmetic::Linear { count: 1, rows, columns };
+        self.matrix(name, arithmetic, &[rows, columns])
     }
 
     fn gain(&mut self, name: &str, width: usize) -> TensorId {
-        self.push(Role::Gain, [(format!("{name}.weight"), vec![width])])
+        self.push(Role::Gain, Arithmetic::F32, [(format!("{name}.weight"), vec![width])])
     }
 
     fn block(&mut self, layer: u32) -> BlockIds {
@@ -286,23 +351,23 @@ impl Table<'_> {
         let kv_rank = a.kv_lora_rank as usize;
         let query = match a.q_lora_rank {
             None => QueryIds::Direct {
-                w_q: self.matrix(&format!("{prefix}.q_proj"), &[heads * (nope + rope), width]),
+                w_q: self.linear(&format!("{prefix}.q_proj"), heads * (nope + rope), width),
             },
             Some(rank) => {
                 let rank = rank as usize;
                 QueryIds::Latent {
-                    w_qa: self.matrix(&format!("{prefix}.q_a_proj"), &[rank, width]),
+                    w_qa: self.linear(&format!("{prefix}.q_a_proj"), rank, width),
                     norm: self.gain(&format!("{prefix}.q_a_layernorm"), rank),
-                    w_qb: self.matrix(&format!("{prefix}.q_b_proj"), &[heads * (nope + rope), rank]),
+                    w_qb: self.linear(&format!("{prefix}.q_b_proj"), heads * (nope + rope), rank),
                 }
             }
         };
         MlaIds {
             query,
-            w_kva: self.matrix(&format!("{prefix}.kv_a_proj_with_mqa"), &[kv_rank + rope, width]),
+            w_kva: self.linear(&format!("{prefix}.kv_a_proj_with_mqa"), kv_rank + rope, width),
             kv_norm: self.gain(&format!("{prefix}.kv_a_layernorm"), kv_rank),
-            w_kvb: self.matrix(&format!("{prefix}.kv_b_proj"), &[heads * (nope + value), kv_rank]),
-            w_o: self.matrix(&format!("{prefix}.o_proj"), &[width, heads * value]),
+            w_kvb: self.linear(&format!("{prefix}.kv_b_proj"), heads * (nope + value), kv_rank),
+            w_o: self.linear(&format!("{prefix}.o_proj"), width, heads * value),
         }
     }
 
@@ -312,11 +377,16 @@ impl Table<'_> {
         let gate_up = prefixes.iter().flat_map(|prefix| {
             ["gate_proj", "up_proj"].map(|projection| (format!("{prefix}.{projection}.weight"), vec![ffn_width, width]))
         });
-        let w_gate_up = self.push(Role::Matrix, gate_up);
+        let arithmetic = |rows, columns| Arithmetic::Linear {
+            count: prefixes.len(),
+            rows,
+            columns,
+        };
+        let w_gate_up = self.push(Role::Matrix, arithmetic(2 * ffn_width, width), gate_up);
         let down = prefixes
             .iter()
             .map(|prefix| (format!("{prefix}.down_proj.weight"), vec![width, ffn_width]));
-        let w_down = self.push(Role::Matrix, down);
+        let w_down = self.push(Role::Matrix, arithmetic(width, ffn_width), down);
         MlpIds { w_gate_up, w_down }
     }
 
@@ -329,9 +399,10 @@ impl Table<'_> {
         );
         let names: Vec<_> = (0..experts).map(|expert| format!("{prefix}.experts.{expert}")).collect();
         MoeIds {
-            gate: self.matrix(&format!("{prefix}.gate"), &[experts, width]),
+            gate: self.matrix(&format!("{prefix}.gate"), Arithmetic::F32, &[experts, width]),
             bias: self.push(
                 Role::RoutingBias,
+                Arithmetic::F32,
                 [(format!("{prefix}.gate.e_score_correction_bias"), vec![experts])],
             ),
             experts: self.mlp(&names, expert_width),
@@ -346,7 +417,7 @@ impl Table<'_> {
         MtpIds {
             embedding_norm: self.gain(&format!("{prefix}.enorm"), width),
             hidden_norm: self.gain(&format!("{prefix}.hnorm"), width),
-            w_eh: self.matrix(&format!("{prefix}.eh_proj"), &[width, 2 * width]),
+            w_eh: self.matrix(&format!("{prefix}.eh_proj"), Arithmetic::Bf16, &[width, 2 * width]),
             block: self.block(layer),
             head_norm: self.gain(&format!("{prefix}.shared_head.norm"), width),
         }

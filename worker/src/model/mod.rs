@@ -9,24 +9,32 @@
 #![allow(non_snake_case, clippy::too_many_arguments)]
 
 mod block;
+mod cached;
 mod dims;
 mod ffn;
 pub mod layout;
+mod linear;
 mod mla;
 mod mtp;
+mod numerics;
 mod rope;
 mod weights;
 
-pub use dims::{BatchDims, ModelDims};
-pub use weights::Weights;
+pub use dims::{BalanceScope, BatchDims, ModelDims};
+pub use numerics::{Numerics, TensorClass};
+pub use weights::{Parameters, Storage, Weights};
 
 use block::{BlockActivations, BlockScratch};
 use dims::OpDims;
 use fathom_kernels::dims::{EmbeddingDims, HeadDims, LinearDims};
-use fathom_kernels::{Kernels, Write};
+use fathom_kernels::formats::DataType;
+use fathom_kernels::{Kernels, Matrix, Write};
 use fathom_spec::architecture::Architecture;
+use fathom_spec::manifest::Precision;
 use layout::{Layout, Role};
+use linear::Pass;
 use mtp::MtpActivations;
+use std::marker::PhantomData;
 
 /// Factors of the loss terms in `total = sum main * nll + sum mtp * nll_k + sum balance * L_bal`, already divided by what each term is a
 /// mean over (targets or sequences of the global batch).
@@ -72,27 +80,29 @@ impl<K: Kernels> Batch<K> {
 }
 
 /// All activations of one batch shape, and the scratch of its passes.
-pub struct Activations<K: Kernels> {
+pub struct Activations<K: Kernels, A: Storage> {
     dims: BatchDims,
     /// Embedded tokens, `[T, d]`.
-    h0: K::Buffer<f32>,
-    blocks: Vec<BlockActivations<K>>,
+    h0: K::Buffer<A>,
+    blocks: Vec<BlockActivations<K, A>>,
     /// Output state after the final norm, `[T, d]`.
-    pub hidden: K::Buffer<f32>,
+    pub hidden: K::Buffer<A>,
     hidden_rstd: K::Buffer<f32>,
     /// Negative log-likelihood of each target of the main model, `[T]`.
     pub nll: K::Buffer<f32>,
-    mtp: Vec<MtpActivations<K>>,
+    mtp: Vec<MtpActivations<K, A>>,
     /// Gradient of `hidden`, `[T, d]`.
-    d_hidden: K::Buffer<f32>,
+    d_hidden: K::Buffer<A>,
     /// Gradient of the residual stream, `[T, d]`.
-    dh: K::Buffer<f32>,
-    scratch: BlockScratch<K>,
+    dh: K::Buffer<A>,
+    scratch: BlockScratch<K, A>,
+    /// What quantisation saw.
+    pub numerics: Numerics<K>,
 }
 
-impl<K: Kernels> Activations<K> {
+impl<K: Kernels, A: Storage> Activations<K, A> {
     /// Output state of MTP module `index` (from 0), `[B (S - index - 1), d]`.
-    pub fn mtp_hidden(&self, index: usize) -> &K::Buffer<f32> {
+    pub fn mtp_hidden(&self, index: usize) -> &K::Buffer<A> {
         &self.mtp[index].out
     }
 
@@ -102,7 +112,7 @@ impl<K: Kernels> Activations<K> {
     }
 
     /// Every MoE layer, the MTP modules' last.
-    pub fn moe_layers(&self) -> impl Iterator<Item = &ffn::MoeActivations<K>> {
+    pub fn moe_layers(&self) -> impl Iterator<Item = &ffn::MoeActivations<K, A>> {
         self.blocks
             .iter()
             .chain(self.mtp.iter().map(|module| &module.block))
@@ -110,7 +120,7 @@ impl<K: Kernels> Activations<K> {
     }
 
     /// As [`Activations::moe_layers`], mutable.
-    pub fn moe_layers_mut(&mut self) -> impl Iterator<Item = &mut ffn::MoeActivations<K>> {
+    pub fn moe_layers_mut(&mut self) -> impl Iterator<Item = &mut ffn::MoeActivations<K, A>> {
         self.blocks
             .iter_mut()
             .chain(self.mtp.iter_mut().map(|module| &mut module.block))
@@ -118,8 +128,50 @@ impl<K: Kernels> Activations<K> {
     }
 }
 
-/// A DeepSeek-V3 model: parameters, their gradients and the backend they live on.
-pub struct Model<K: Kernels> {
+/// How a model is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// Arithmetic of linear layers. `f32` needs activations in FP32, the others in BF16.
+    pub precision: Precision,
+    /// Whether the backward pass recomputes norms, up-projections and SwiGLU outputs. It changes memory and time, not one bit of a result.
+    pub recompute: bool,
+    /// Whether the balance loss counts the top-K of the raw scores.
+    pub balance_unbiased: bool,
+    /// What the balance loss counts together.
+    pub balance_scope: BalanceScope,
+}
+
+impl Recipe {
+    /// Everything in FP32 and kept.
+    pub const F32: Self = Self {
+        precision: Precision::F32,
+        recompute: false,
+        balance_unbiased: true,
+        balance_scope: BalanceScope::Sequence,
+    };
+
+    /// Parts that the balance loss of a batch is a mean over.
+    pub const fn balance_parts(self, batch: BatchDims) -> usize {
+        match self.balance_scope {
+            BalanceScope::Sequence => batch.sequences,
+            BalanceScope::MicroBatch => 1,
+        }
+    }
+
+    const fn op_dims(self, model: &ModelDims, batch: BatchDims) -> OpDims<'_> {
+        OpDims {
+            model,
+            batch,
+            balance_unbiased: self.balance_unbiased,
+            balance_scope: self.balance_scope,
+            fp8: matches!(self.precision, Precision::Fp8),
+            recompute: self.recompute,
+        }
+    }
+}
+
+/// A DeepSeek-V3 model: parameters, their gradients and the backend they live on. `A` is the type of activations.
+pub struct Model<K: Kernels, A: Storage = f32> {
     /// The backend.
     pub kernels: K,
     /// The architecture.
@@ -127,21 +179,31 @@ pub struct Model<K: Kernels> {
     /// The table of tensors.
     pub layout: Layout,
     /// Parameters and routing biases.
-    pub weights: Weights<K>,
+    pub weights: Parameters<K>,
     /// Gradients of the parameters.
     pub gradients: Weights<K>,
+    /// How it is run.
+    pub recipe: Recipe,
     dims: ModelDims,
-    balance_unbiased: bool,
     rope: K::Buffer<f32>,
     rope_length: usize,
+    activation: PhantomData<A>,
 }
 
-impl<K: Kernels> Model<K> {
-    /// A model of zeros for sequences of up to `length` positions. `balance_unbiased`: whether the balance loss counts the top-K of the
-    /// raw scores.
-    pub fn new(kernels: K, architecture: Architecture, length: usize, balance_unbiased: bool) -> Self {
+impl<K: Kernels, A: Storage> Model<K, A> {
+    /// A model of zeros for sequences of up to `length` positions.
+    ///
+    /// # Panics
+    /// If the activations' type is not that of the precision.
+    pub fn new(kernels: K, architecture: Architecture, length: usize, recipe: Recipe) -> Self {
+        let activation = if recipe.precision == Precision::F32 {
+            DataType::F32
+        } else {
+            DataType::Bf16
+        };
+        assert_eq!(A::DATA_TYPE, activation, "type of activations in {:?}", recipe.precision);
         let layout = Layout::new(&architecture);
-        let weights = Weights::zeros(&kernels, &layout);
+        let weights = Parameters::zeros(&kernels, &layout, recipe.precision);
         let gradients = Weights::zeros_like_trainable(&kernels, &layout);
         let table = rope::table(&architecture, length);
         let mut rope = kernels.zeros(table.len());
@@ -154,9 +216,10 @@ impl<K: Kernels> Model<K> {
             weights,
             gradients,
             dims,
-            balance_unbiased,
+            recipe,
             rope,
             rope_length: length,
+            activation: PhantomData,
         }
     }
 
@@ -164,7 +227,7 @@ impl<K: Kernels> Model<K> {
     ///
     /// # Panics
     /// If the sequences are longer than the model was made for, or too short for its MTP depth.
-    pub fn activations(&self, batch: BatchDims) -> Activations<K> {
+    pub fn activations(&self, batch: BatchDims) -> Activations<K, A> {
         assert!(
             batch.length <= self.rope_length,
             "{} positions, but the model was made for {}",
@@ -194,14 +257,26 @@ impl<K: Kernels> Model<K> {
             d_hidden: k.zeros(rows * width),
             dh: k.zeros(rows * width),
             scratch: BlockScratch::new(k, self.layout.blocks.iter(), &dims),
+            numerics: Numerics::new(k, &self.layout),
         }
     }
 
+    /// Makes the operands of products follow the parameters, where these have changed.
+    pub fn refresh(&mut self, acts: &mut Activations<K, A>) {
+        self.weights.refresh(&self.kernels, &self.layout, &mut acts.numerics);
+    }
+
     const fn op_dims(&self, batch: BatchDims) -> OpDims<'_> {
-        OpDims {
-            model: &self.dims,
-            batch,
-            balance_unbiased: self.balance_unbiased,
+        self.recipe.op_dims(&self.dims, batch)
+    }
+
+    const fn pass(&self, batch: BatchDims, layer: usize) -> Pass<'_, K> {
+        Pass {
+            k: &self.kernels,
+            w: &self.weights,
+            rope: &self.rope,
+            dims: self.op_dims(batch),
+            layer,
         }
     }
 
@@ -222,90 +297,63 @@ impl<K: Kernels> Model<K> {
     }
 
     /// Forward through the main model, and through the MTP modules if `mtp`.
-    pub fn forward(&self, acts: &mut Activations<K>, batch: &Batch<K>, mtp: bool) {
+    pub fn forward(&self, acts: &mut Activations<K, A>, batch: &Batch<K>, mtp: bool) {
         assert_eq!(acts.dims, batch.dims, "activations and batch have one shape");
         let (k, w, layout) = (&self.kernels, &self.weights, &self.layout);
-        let dims = self.op_dims(batch.dims);
-        k.embedding_forward(&mut acts.h0, &w[layout.embedding], &batch.tokens, self.embedding_dims(batch.dims));
+        let n = &mut acts.numerics;
+        let embedding_dims = self.embedding_dims(batch.dims);
+        k.embedding_forward(&mut acts.h0, w.table(layout.embedding), &batch.tokens, embedding_dims);
         for (layer, ids) in layout.blocks.iter().enumerate() {
             let (before, this) = acts.blocks.split_at_mut(layer);
             let h = before.last().map_or(&acts.h0, |block| &block.out);
-            block::forward(k, &mut this[0], &mut acts.scratch, h, w, ids, &self.rope, &dims);
+            block::forward(&self.pass(batch.dims, layer), n, &mut this[0], &mut acts.scratch, h, ids);
         }
         let h = acts.blocks.last().map_or(&acts.h0, |block| &block.out);
-        k.rmsnorm_forward(
-            &mut acts.hidden,
-            &mut acts.hidden_rstd,
-            h,
-            &w[layout.norm],
-            dims.norm(self.dims.width),
-        );
+        let norm_dims = self.op_dims(batch.dims).norm(self.dims.width);
+        k.rmsnorm_forward(&mut acts.hidden, &mut acts.hidden_rstd, h, &w[layout.norm], norm_dims);
         if !mtp {
             return;
         }
         for (index, ids) in layout.mtp.iter().enumerate() {
-            let dims = self.op_dims(batch.dims.without_last(index + 1));
+            let pass = self.pass(batch.dims.without_last(index + 1), layout.blocks.len() + index);
             let (before, this) = acts.mtp.split_at_mut(index);
             let previous = before.last().map_or(&acts.hidden, |module| &module.out);
-            mtp::forward(
-                k,
-                &mut this[0],
-                previous,
-                &batch.shifted[index].0,
-                w,
-                ids,
-                layout.embedding,
-                &self.rope,
-                &dims,
-            );
+            mtp::forward(&pass, n, &mut this[0], previous, &batch.shifted[index].0, ids, layout.embedding);
         }
     }
 
     /// Losses without gradients: `acts.nll` after a forward pass.
-    pub fn evaluate(&self, acts: &mut Activations<K>, batch: &Batch<K>) {
-        let head = &self.weights[self.layout.head];
+    pub fn evaluate(&self, acts: &mut Activations<K, A>, batch: &Batch<K>) {
+        let head = self.weights.table::<A>(self.layout.head);
         self.kernels
             .head_loss_forward(&mut acts.nll, &acts.hidden, head, &batch.targets, self.head_dims(batch.dims));
     }
 
     /// Losses (`nll` of the main model and of each MTP module) and, added to `self.gradients`, the gradient of the total loss.
-    pub fn backward(&mut self, acts: &mut Activations<K>, batch: &Batch<K>, scales: LossScales) {
-        let Self {
-            kernels: k,
-            weights: w,
-            gradients: g,
-            layout,
-            rope,
-            dims: model,
-            balance_unbiased,
-            ..
-        } = self;
-        let op_dims = |batch| OpDims {
-            model,
-            batch,
-            balance_unbiased: *balance_unbiased,
-        };
-        let head_dims = |batch: BatchDims| HeadDims {
-            rows: batch.rows(),
-            width: model.width,
-            vocabulary: model.vocabulary,
-        };
-        let head = &w[layout.head];
+    pub fn backward(&mut self, acts: &mut Activations<K, A>, batch: &Batch<K>, scales: LossScales) {
+        // Taken out, so that what remains can be borrowed as it is in the forward pass.
+        let mut gradients = std::mem::replace(&mut self.gradients, Weights::empty());
+        self.backward_into(&mut gradients, acts, batch, scales);
+        self.gradients = gradients;
+    }
+
+    fn backward_into(&self, g: &mut Weights<K>, acts: &mut Activations<K, A>, batch: &Batch<K>, scales: LossScales) {
+        let (k, w, layout) = (&self.kernels, &self.weights, &self.layout);
+        let n = &mut acts.numerics;
+        let head = w.table::<A>(layout.head);
         // nll = head_loss(hidden), nll_k = head_loss(h^k)
-        let main_dims = head_dims(batch.dims);
+        let head_gradient = &mut g[layout.head];
         k.head_loss_backward(
             &mut acts.nll,
             &mut acts.d_hidden,
-            &mut g[layout.head],
+            head_gradient,
             &acts.hidden,
             head,
             &batch.targets,
             scales.main,
-            main_dims,
+            self.head_dims(batch.dims),
         );
         for (index, (module, (_, targets))) in acts.mtp.iter_mut().zip(&batch.shifted).enumerate() {
-            let dims = head_dims(batch.dims.without_last(index + 1));
-            let head_gradient = &mut g[layout.head];
             k.head_loss_backward(
                 &mut module.nll,
                 &mut module.d_out,
@@ -314,33 +362,19 @@ impl<K: Kernels> Model<K> {
                 head,
                 targets,
                 scales.mtp[index],
-                dims,
+                self.head_dims(batch.dims.without_last(index + 1)),
             );
         }
         // h^k = MTP_k(h^{k-1}, Emb(t_{i+k})), deepest first
         for (index, ids) in layout.mtp.iter().enumerate().rev() {
-            let dims = op_dims(batch.dims.without_last(index + 1));
+            let pass = self.pass(batch.dims.without_last(index + 1), layout.blocks.len() + index);
             let (before, this) = acts.mtp.split_at_mut(index);
             let d_previous = before.last_mut().map_or(&mut acts.d_hidden, |module| &mut module.d_out);
             let tokens = &batch.shifted[index].0;
-            mtp::backward(
-                k,
-                d_previous,
-                g,
-                &mut this[0],
-                tokens,
-                w,
-                ids,
-                layout.embedding,
-                rope,
-                scales.balance,
-                &dims,
-            );
+            mtp::backward(&pass, n, d_previous, g, &mut this[0], tokens, ids, layout.embedding, scales.balance);
         }
         // hidden = RMSNorm(h_L)
-        let dims = op_dims(batch.dims);
         let h = acts.blocks.last().map_or(&acts.h0, |block| &block.out);
-        let norm_dims = dims.norm(model.width);
         k.rmsnorm_backward(
             &mut acts.dh,
             &mut g[layout.norm],
@@ -348,45 +382,30 @@ impl<K: Kernels> Model<K> {
             h,
             &w[layout.norm],
             &acts.hidden_rstd,
-            norm_dims,
+            self.op_dims(batch.dims).norm(self.dims.width),
             Write::Overwrite,
         );
         // h_{l+1} = Block_l(h_l)
         for (layer, ids) in layout.blocks.iter().enumerate().rev() {
             let (before, this) = acts.blocks.split_at_mut(layer);
             let h = before.last().map_or(&acts.h0, |block| &block.out);
-            block::backward(
-                k,
-                &mut acts.dh,
-                g,
-                &mut this[0],
-                &mut acts.scratch,
-                h,
-                w,
-                ids,
-                rope,
-                scales.balance,
-                &dims,
-            );
+            let pass = self.pass(batch.dims, layer);
+            block::backward(&pass, n, &mut acts.dh, g, &mut this[0], &mut acts.scratch, h, ids, scales.balance);
         }
         // h_0 = Emb[tokens]
-        let embedding_dims = EmbeddingDims {
-            rows: batch.dims.rows(),
-            width: model.width,
-            vocabulary: model.vocabulary,
-        };
-        k.embedding_backward(&mut g[layout.embedding], &acts.dh, &batch.tokens, embedding_dims);
+        k.embedding_backward(&mut g[layout.embedding], &acts.dh, &batch.tokens, self.embedding_dims(batch.dims));
     }
 
     /// `logits_TV` of output states (of the main model or of an MTP module).
-    pub fn logits(&self, logits_TV: &mut K::Buffer<f32>, hidden_Td: &K::Buffer<f32>, rows: usize) {
+    pub fn logits(&self, logits_TV: &mut K::Buffer<f32>, hidden_Td: &K::Buffer<A>, rows: usize) {
         let dims = LinearDims {
             rows,
             input: self.dims.width,
             output: self.dims.vocabulary,
         };
+        let head = self.weights.operand(self.layout.head);
         self.kernels
-            .linear_forward(logits_TV, hidden_Td, &self.weights[self.layout.head], dims, Write::Overwrite);
+            .linear_forward(logits_TV, Matrix::of(hidden_Td), head, dims, Write::Overwrite);
     }
 
     /// Clears the gradients.

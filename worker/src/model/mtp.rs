@@ -6,37 +6,39 @@
 use super::block::{self, BlockActivations, BlockScratch};
 use super::dims::{ModelDims, OpDims};
 use super::layout::{MtpIds, TensorId};
-use super::weights::Weights;
+use super::linear::Pass;
+use super::numerics::Numerics;
+use super::weights::{Storage, Weights};
 use fathom_kernels::dims::{Columns, EmbeddingDims, PrefixDims, RmsNormDims};
-use fathom_kernels::{Kernels, Write};
+use fathom_kernels::{Kernels, Matrix, Write};
 
 /// Everything one module keeps, and its scratch.
-pub struct MtpActivations<K: Kernels> {
+pub struct MtpActivations<K: Kernels, A: Storage> {
     /// `Emb(t_{i+k})`, `[T_k, d]`.
-    embedding: K::Buffer<f32>,
+    embedding: K::Buffer<A>,
     embedding_rstd: K::Buffer<f32>,
     /// `h^{k-1}` without the last position of each sequence, `[T_k, d]`.
-    hidden: K::Buffer<f32>,
+    hidden: K::Buffer<A>,
     hidden_rstd: K::Buffer<f32>,
     /// `[T_k, 2d]`.
-    concat: K::Buffer<f32>,
+    concat: K::Buffer<A>,
     /// Input of the block, `[T_k, d]`.
-    h: K::Buffer<f32>,
+    h: K::Buffer<A>,
     /// The block.
-    pub block: BlockActivations<K>,
+    pub block: BlockActivations<K, A>,
     /// `h^k`, `[T_k, d]`: input of the head and of the next module.
-    pub out: K::Buffer<f32>,
+    pub out: K::Buffer<A>,
     out_rstd: K::Buffer<f32>,
     /// Negative log-likelihood of `t_{i+k+1}`, `[T_k]`.
     pub nll: K::Buffer<f32>,
     /// Gradient of `out`, `[T_k, d]`.
-    pub d_out: K::Buffer<f32>,
-    dh: K::Buffer<f32>,
-    dconcat: K::Buffer<f32>,
-    scratch: BlockScratch<K>,
+    pub d_out: K::Buffer<A>,
+    dh: K::Buffer<A>,
+    dconcat: K::Buffer<A>,
+    scratch: BlockScratch<K, A>,
 }
 
-impl<K: Kernels> MtpActivations<K> {
+impl<K: Kernels, A: Storage> MtpActivations<K, A> {
     /// Memory for one module on its own batch shape.
     pub fn new(k: &K, ids: &MtpIds, dims: &OpDims<'_>) -> Self {
         let (rows, width) = (dims.batch.rows(), dims.model.width);
@@ -93,19 +95,18 @@ const fn embedding_dims(dims: &OpDims<'_>) -> EmbeddingDims {
 }
 
 /// `acts.out` from the previous depth's state (one position longer per sequence) and the tokens `t_{i+k}`.
-pub fn forward<K: Kernels>(
-    k: &K,
-    acts: &mut MtpActivations<K>,
-    previous_Td: &K::Buffer<f32>,
+pub fn forward<K: Kernels, A: Storage>(
+    p: &Pass<'_, K>,
+    n: &mut Numerics<K>,
+    acts: &mut MtpActivations<K, A>,
+    previous_Td: &K::Buffer<A>,
     tokens_T: &K::Buffer<u32>,
-    w: &Weights<K>,
     ids: &MtpIds,
     embedding: TensorId,
-    rope: &K::Buffer<f32>,
-    dims: &OpDims<'_>,
 ) {
+    let (k, w, dims) = (p.k, p.w, &p.dims);
     let d = dims.model.width;
-    k.embedding_forward(&mut acts.embedding, &w[embedding], tokens_T, embedding_dims(dims));
+    k.embedding_forward(&mut acts.embedding, w.table(embedding), tokens_T, embedding_dims(dims));
     k.rmsnorm_forward(
         &mut acts.concat,
         &mut acts.embedding_rstd,
@@ -121,26 +122,26 @@ pub fn forward<K: Kernels>(
         &w[ids.hidden_norm],
         half(dims, 1),
     );
-    k.linear_forward(&mut acts.h, &acts.concat, &w[ids.w_eh], dims.linear(2 * d, d), Write::Overwrite);
-    block::forward(k, &mut acts.block, &mut acts.scratch, &acts.h, w, &ids.block, rope, dims);
+    let concat = Matrix::of(&acts.concat);
+    k.linear_forward(&mut acts.h, concat, w.operand(ids.w_eh), dims.linear(2 * d, d), Write::Overwrite);
+    block::forward(p, n, &mut acts.block, &mut acts.scratch, &acts.h, &ids.block);
     k.rmsnorm_forward(&mut acts.out, &mut acts.out_rstd, &acts.block.out, &w[ids.head_norm], dims.norm(d));
 }
 
 /// From `acts.d_out` (complete: the head's part and the next depth's) to the gradient of the previous state, which it adds to
 /// `d_previous_Td`.
-pub fn backward<K: Kernels>(
-    k: &K,
-    d_previous_Td: &mut K::Buffer<f32>,
+pub fn backward<K: Kernels, A: Storage>(
+    p: &Pass<'_, K>,
+    n: &mut Numerics<K>,
+    d_previous_Td: &mut K::Buffer<A>,
     g: &mut Weights<K>,
-    acts: &mut MtpActivations<K>,
+    acts: &mut MtpActivations<K, A>,
     tokens_T: &K::Buffer<u32>,
-    w: &Weights<K>,
     ids: &MtpIds,
     embedding: TensorId,
-    rope: &K::Buffer<f32>,
     balance_scale: f32,
-    dims: &OpDims<'_>,
 ) {
+    let (k, w, dims) = (p.k, p.w, &p.dims);
     let d = dims.model.width;
     // out = RMSNorm(block.out)
     k.rmsnorm_backward(
@@ -154,23 +155,13 @@ pub fn backward<K: Kernels>(
         Write::Overwrite,
     );
     // block.out = Block(h)
-    block::backward(
-        k,
-        &mut acts.dh,
-        g,
-        &mut acts.block,
-        &mut acts.scratch,
-        &acts.h,
-        w,
-        &ids.block,
-        rope,
-        balance_scale,
-        dims,
-    );
+    let (block_acts, scratch) = (&mut acts.block, &mut acts.scratch);
+    block::backward(p, n, &mut acts.dh, g, block_acts, scratch, &acts.h, &ids.block, balance_scale);
     // h = W_eh concat
     let eh_dims = dims.linear(2 * d, d);
-    k.linear_backward_weight(&mut g[ids.w_eh], &acts.dh, &acts.concat, eh_dims);
-    k.linear_backward_input(&mut acts.dconcat, &acts.dh, &w[ids.w_eh], eh_dims, Write::Overwrite);
+    let dh = Matrix::of(&acts.dh);
+    k.linear_backward_weight(&mut g[ids.w_eh], dh, Matrix::of(&acts.concat), eh_dims);
+    k.linear_backward_input(&mut acts.dconcat, dh, w.operand(ids.w_eh), eh_dims, Write::Overwrite);
     // concat = [RMSNorm(embedding) ; RMSNorm(hidden)]; `dh` is free again and takes each branch's gradient in turn.
     k.rmsnorm_backward(
         &mut acts.dh,

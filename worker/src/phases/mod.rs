@@ -1,6 +1,7 @@
 //! The phases that a worker executes.
 
 mod data;
+mod numerics;
 mod pretrain;
 mod validate;
 

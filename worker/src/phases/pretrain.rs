@@ -1,5 +1,6 @@
 //! Pre-training: the loop around [`Trainer::step`].
 
+use super::numerics;
 use super::validate::{ValidationLoss, validate};
 use super::{Context, close, commit, input, reporter, threads};
 use crate::Stop;
@@ -10,16 +11,17 @@ use crate::data::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::generate::{Generator, Sampling};
 use crate::model::layout::FfnIds;
-use crate::model::{BatchDims, Model};
+use crate::model::{BalanceScope, BatchDims, Model, Recipe, Storage};
 use crate::report::Reporter;
 use crate::train::checkpoint::{self, Position, StaticFiles};
 use crate::train::data::RowOrder;
 use crate::train::{StepReport, StepSettings, Trainer, init, schedule};
+use fathom_kernels::formats::Bf16;
 use fathom_kernels::{Cpu, Kernels};
 use fathom_spec::architecture::Architecture;
 use fathom_spec::artifact::ArtifactKind;
 use fathom_spec::assignment::Assignment;
-use fathom_spec::manifest::{BalanceSelection, Precision, Pretrain};
+use fathom_spec::manifest::{BalanceMethod, BalanceSelection, Precision, Pretrain};
 use fathom_spec::quantity::{Milestone, Tokens};
 use fathom_spec::record::{EventKind, Matrix, MetricBatch, Progress};
 use serde_json::json;
@@ -44,12 +46,6 @@ const TOKENIZER_FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
 /// # Errors
 /// As [`super::run`].
 pub fn run(assignment: &Assignment, pretrain: &Pretrain, architecture: &Architecture, precision: Precision, stop: &Stop) -> Result<()> {
-    if precision != Precision::F32 {
-        return Err(Error::Config {
-            problem: format!("precision {precision:?} is not supported by this version"),
-            cure: "use `precision: f32`".into(),
-        });
-    }
     let mut store = Store::open(&Path::new(&assignment.output).join(CHECKPOINTS))?;
     let mut rejected = Vec::new();
     let newest = store.newest_valid(|path, corruption| rejected.push((path.to_path_buf(), corruption.to_string())))?;
@@ -63,25 +59,56 @@ pub fn run(assignment: &Assignment, pretrain: &Pretrain, architecture: &Architec
         reporter.event(EventKind::CheckpointRejected, None, message);
     }
     let context = Context::new(assignment, stop, &reporter);
-    let kernels = Cpu::new(threads(assignment));
-    let mut step = None;
-    let outcome = Run::new(kernels, assignment, pretrain, architecture, &context, &reporter, store).and_then(|mut run| {
-        let outcome = run.resume(newest.as_ref()).and_then(|()| run.train());
-        step = Some(run.position.step);
-        outcome
-    });
+    let setup = Setup {
+        assignment,
+        pretrain,
+        architecture,
+        precision,
+        context: &context,
+        reporter: &reporter,
+        store,
+        newest: newest.as_ref(),
+    };
+    let (step, outcome) = match precision {
+        Precision::F32 => execute::<f32>(setup),
+        Precision::Bf16 | Precision::Fp8 => execute::<Bf16>(setup),
+    };
     close(reporter, step, &outcome);
     outcome
 }
 
+/// What a run is made of.
+struct Setup<'a> {
+    assignment: &'a Assignment,
+    pretrain: &'a Pretrain,
+    architecture: &'a Architecture,
+    precision: Precision,
+    context: &'a Context<'a>,
+    reporter: &'a Reporter,
+    store: Store,
+    newest: Option<&'a Checkpoint>,
+}
+
+/// Trains with activations of one type; returns the last step too.
+fn execute<A: Storage>(setup: Setup<'_>) -> (Option<u64>, Result<()>) {
+    let newest = setup.newest;
+    let kernels = Cpu::new(threads(setup.assignment));
+    let mut run = match Run::<_, A>::new(kernels, setup) {
+        Ok(run) => run,
+        Err(error) => return (None, Err(error)),
+    };
+    let outcome = run.resume(newest).and_then(|()| run.train());
+    (Some(run.position.step), outcome)
+}
+
 /// A phase under way.
-struct Run<'a, K: Kernels> {
+struct Run<'a, K: Kernels, A: Storage> {
     assignment: &'a Assignment,
     pretrain: &'a Pretrain,
     context: &'a Context<'a>,
     reporter: &'a Reporter,
     store: Store,
-    trainer: Trainer<K>,
+    trainer: Trainer<K, A>,
     rows: Rows,
     order: RowOrder,
     validation: Rows,
@@ -102,24 +129,34 @@ struct Speed {
     seconds: f64,
 }
 
-impl<'a, K: Kernels> Run<'a, K> {
-    fn new(
-        kernels: K,
-        assignment: &'a Assignment,
-        pretrain: &'a Pretrain,
-        architecture: &Architecture,
-        context: &'a Context<'a>,
-        reporter: &'a Reporter,
-        store: Store,
-    ) -> Result<Self> {
+impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
+    fn new(kernels: K, setup: Setup<'a>) -> Result<Self> {
+        let Setup {
+            assignment,
+            pretrain,
+            architecture,
+            precision,
+            context,
+            reporter,
+            store,
+            newest: _,
+        } = setup;
         let corpus = input(assignment, ArtifactKind::Corpus)?;
         let tokenizer = input(assignment, ArtifactKind::Tokenizer)?;
         let (rows, validation) = (Rows::open(&corpus.join("train"))?, Rows::open(&corpus.join("validation"))?);
         let vocabulary = Vocabulary::open(&tokenizer)?;
         check(&corpus, &rows, &vocabulary, architecture)?;
         let length = rows.row_tokens() - 1;
-        let unbiased = pretrain.balance.sequence_loss_selection == BalanceSelection::Unbiased;
-        let mut model = Model::new(kernels, architecture.clone(), length, unbiased);
+        let recipe = Recipe {
+            precision,
+            recompute: precision.recomputes(),
+            balance_unbiased: pretrain.balance.loss_selection == BalanceSelection::Unbiased,
+            balance_scope: match pretrain.balance.method {
+                BalanceMethod::AuxiliaryLossFree | BalanceMethod::Sequence => BalanceScope::Sequence,
+                BalanceMethod::Batch => BalanceScope::MicroBatch,
+            },
+        };
+        let mut model = Model::new(kernels, architecture.clone(), length, recipe);
         init::initialise(&mut model, assignment.seed);
         let micro = BatchDims {
             sequences: pretrain.batch.micro_batch as usize,
@@ -203,7 +240,7 @@ impl<'a, K: Kernels> Run<'a, K> {
         let settings = StepSettings {
             learning_rate: schedule::learning_rate(&pretrain.learning_rate, seen, total),
             mtp_weight: schedule::mtp_weight(&pretrain.mtp, seen, total),
-            balance_weight: pretrain.balance.sequence_loss_weight,
+            balance_weight: pretrain.balance.loss_weight,
             bias_update_speed: schedule::bias_update_speed(&pretrain.balance, seen, total),
             bias_centered: pretrain.balance.centered,
         };
@@ -266,7 +303,11 @@ impl<'a, K: Kernels> Run<'a, K> {
                 .map(|counts| counts.iter().map(|&count| count as f32).collect())
                 .collect(),
         );
-        let matrices = [("moe.load", load), ("moe.bias", matrix(self.routing_biases()))];
+        let mut matrices = vec![("moe.load", load), ("moe.bias", matrix(self.routing_biases()))];
+        if self.trainer.model.recipe.precision == Precision::Fp8 {
+            scalars.extend(numerics::scalars(&report.numerics).map(|(name, value)| (name.to_owned(), value)));
+            matrices.extend(numerics::matrices(&report.numerics));
+        }
         self.reporter.metrics(MetricBatch {
             step: self.position.step,
             tokens: self.position.tokens,
@@ -296,8 +337,7 @@ impl<'a, K: Kernels> Run<'a, K> {
     }
 
     fn refuse_divergence(&self, report: &StepReport) -> Result<()> {
-        let quantities = [("the loss", report.total_loss), ("the gradient norm", report.gradient_norm)];
-        match quantities.into_iter().find(|(_, value)| !value.is_finite()) {
+        match report.finite_quantities().into_iter().find(|(_, value)| !value.is_finite()) {
             None => Ok(()),
             Some((quantity, value)) => Err(Error::Diverged {
                 quantity: quantity.into(),
@@ -430,7 +470,7 @@ const fn crosses(every: Tokens, before: u64, after: u64) -> bool {
 }
 
 /// Rows of equal length as a matrix.
-fn matrix(rows: Vec<Vec<f32>>) -> Matrix {
+pub(super) fn matrix(rows: Vec<Vec<f32>>) -> Matrix {
     Matrix {
         rows: rows.len(),
         columns: rows.first().map_or(0, Vec::len),

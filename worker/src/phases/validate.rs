@@ -3,6 +3,7 @@
 use crate::context::PhaseContext;
 use crate::data::shard::Rows;
 use crate::error::Result;
+use crate::model::Storage;
 use crate::train::Trainer;
 use fathom_kernels::Kernels;
 use std::f64::consts::LN_2;
@@ -21,8 +22,8 @@ pub struct ValidationLoss {
 /// Evaluates the first `limit` rows (all, if there are fewer); nothing if there are none or if the phase is asked to stop.
 ///
 /// `token_bytes` is the text length of each token.
-pub fn validate<K: Kernels>(
-    trainer: &mut Trainer<K>,
+pub fn validate<K: Kernels, A: Storage>(
+    trainer: &mut Trainer<K, A>,
     rows: &Rows,
     limit: usize,
     token_bytes: &[u32],

@@ -6,11 +6,14 @@ use crate::checkpoint::safetensors::{DEFAULT_SHARD_BYTES, Reader, TensorSpec};
 use crate::checkpoint::store::{Checkpoint, Staging, Store};
 use crate::error::{Error, Result};
 use crate::model::layout::{Layout, Role, Tensor, TensorId};
-use crate::model::{Model, Weights};
+use crate::model::{Model, Recipe, Storage, Weights};
 use fathom_kernels::Kernels;
+use fathom_kernels::formats::Activation;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// Values converted at a time when a tensor is written.
+const BLOCK: usize = 64 << 10;
 /// Stem of the optimizer's file.
 const OPTIMIZER: &str = "optimizer";
 
@@ -38,7 +41,12 @@ pub struct StaticFiles {
 ///
 /// # Errors
 /// [`Error::Io`] naming the path.
-pub fn save<K: Kernels>(store: &mut Store, trainer: &Trainer<K>, position: &Position, files: &StaticFiles) -> Result<Checkpoint> {
+pub fn save<K: Kernels, A: Storage>(
+    store: &mut Store,
+    trainer: &Trainer<K, A>,
+    position: &Position,
+    files: &StaticFiles,
+) -> Result<Checkpoint> {
     // A struct of strings and integers always has a JSON form.
     let state = serde_json::to_value(position).expect("a position is JSON");
     store.commit(position.step, position.tokens, state, |staging| {
@@ -46,7 +54,7 @@ pub fn save<K: Kernels>(store: &mut Store, trainer: &Trainer<K>, position: &Posi
             staging.write_file(name, content)?;
         }
         let model = &trainer.model;
-        write(staging, "model", model, |_| true, &[("", &model.weights)])?;
+        write(staging, "model", model, |_| true, &[("", model.weights.masters())])?;
         let moments = [("exp_avg.", &trainer.first_moments), ("exp_avg_sq.", &trainer.second_moments)];
         write(staging, OPTIMIZER, model, trainable, &moments)
     })
@@ -56,7 +64,7 @@ pub fn save<K: Kernels>(store: &mut Store, trainer: &Trainer<K>, position: &Posi
 ///
 /// # Errors
 /// [`Error::Data`] if the checkpoint is of another phase or model.
-pub fn load<K: Kernels>(trainer: &mut Trainer<K>, checkpoint: &Checkpoint, key: &str) -> Result<Position> {
+pub fn load<K: Kernels, A: Storage>(trainer: &mut Trainer<K, A>, checkpoint: &Checkpoint, key: &str) -> Result<Position> {
     let mismatch = |problem: String| Error::Data {
         place: checkpoint.path.display().to_string(),
         problem,
@@ -78,6 +86,7 @@ pub fn load<K: Kernels>(trainer: &mut Trainer<K>, checkpoint: &Checkpoint, key: 
             optimizer.read_into(&format!("{prefix}{}", part.name), values)
         })?;
     }
+    trainer.refresh();
     Ok(position)
 }
 
@@ -85,7 +94,7 @@ pub fn load<K: Kernels>(trainer: &mut Trainer<K>, checkpoint: &Checkpoint, key: 
 ///
 /// # Errors
 /// [`Error::Data`] naming the tensors.
-pub fn load_weights<K: Kernels>(model: &mut Model<K>, reader: &Reader) -> Result<()> {
+pub fn load_weights<K: Kernels, A: Storage>(model: &mut Model<K, A>, reader: &Reader) -> Result<()> {
     let Model {
         kernels, layout, weights, ..
     } = model;
@@ -94,19 +103,19 @@ pub fn load_weights<K: Kernels>(model: &mut Model<K>, reader: &Reader) -> Result
     parts::upload(
         kernels,
         layout,
-        weights,
+        weights.masters_mut(),
         |_| true,
         |part, values| reader.read_into(&part.name, values),
     )
 }
 
-/// Reads the model of a directory in the Hugging Face layout.
+/// Reads the model of a directory in the Hugging Face layout, to be run in FP32.
 ///
 /// # Errors
 /// [`Error::Config`] for an unsupported `config.json`, [`Error::Data`] for weights that do not fit it.
 pub fn load_model<K: Kernels>(kernels: K, directory: &Path, length: usize) -> Result<Model<K>> {
     let architecture = crate::config::read(directory)?;
-    let mut model = Model::new(kernels, architecture, length, true);
+    let mut model = Model::new(kernels, architecture, length, Recipe::F32);
     load_weights(&mut model, &Reader::open(directory)?)?;
     Ok(model)
 }
@@ -116,32 +125,36 @@ fn trainable(tensor: &Tensor) -> bool {
 }
 
 /// Writes lists of buffers as one file (or its shards), each part under a prefix. One tensor is on the host at a time.
-fn write<K: Kernels>(
+fn write<K: Kernels, A: Storage, T: Activation>(
     staging: &mut Staging,
     stem: &str,
-    model: &Model<K>,
+    model: &Model<K, A>,
     select: fn(&Tensor) -> bool,
-    lists: &[(&str, &Weights<K>)],
+    lists: &[(&str, &Weights<K, T>)],
 ) -> Result<()> {
     let mut specs = Vec::new();
     let mut sources = Vec::new();
     for &(prefix, weights) in lists {
         for (id, tensor) in selected(&model.layout, select) {
             for part in &tensor.parts {
-                specs.push(TensorSpec::f32(format!("{prefix}{}", part.name), &part.shape));
+                specs.push(TensorSpec::new(format!("{prefix}{}", part.name), T::DATA_TYPE, &part.shape));
                 sources.push((weights, id, part));
             }
         }
     }
     let mut sources = sources.into_iter();
-    let mut host: Vec<f32> = Vec::new();
+    let mut host: Vec<T> = Vec::new();
     staging.write_tensors(stem, &specs, DEFAULT_SHARD_BYTES, |_, sink| {
         let (weights, id, part) = sources.next().expect("one source per tensor");
         if part.offset == 0 {
-            host.resize(model.layout.tensor(id).len, 0.0);
+            host.resize(model.layout.tensor(id).len, T::default());
             model.kernels.download(&mut host, &weights[id], 0);
         }
-        sink.write(&host[part.offset..part.offset + part.len()])
+        let values = &host[part.offset..part.offset + part.len()];
+        for block in values.chunks(BLOCK) {
+            sink.write(&block.iter().map(|value| value.to_f32()).collect::<Vec<f32>>())?;
+        }
+        Ok(())
     })
 }
 

@@ -1,7 +1,7 @@
 //! Initial weights: matrices `N(0, initializer_range^2)`, gains 1, routing biases 0 (paper, section 4.2).
 
-use crate::model::Model;
 use crate::model::layout::Role;
+use crate::model::{Model, Storage};
 use fathom_kernels::Kernels;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +9,7 @@ use std::f64::consts::TAU;
 
 /// Fills the model's weights. Each checkpoint tensor has a random stream of its own, keyed by `seed` and its name, so that its values do
 /// not depend on how tensors are stored or what else the model holds.
-pub fn initialise<K: Kernels>(model: &mut Model<K>, seed: u64) {
+pub fn initialise<K: Kernels, A: Storage>(model: &mut Model<K, A>, seed: u64) {
     let deviation = model.architecture.initializer_range;
     for id in model.layout.ids() {
         let tensor = model.layout.tensor(id);

@@ -3,15 +3,16 @@
 use crate::model::Weights;
 use crate::model::layout::{Layout, Part, Tensor};
 use fathom_kernels::Kernels;
+use fathom_kernels::formats::Activation;
 
-/// Fills the tensors that `select` picks, part by part.
+/// Fills the tensors that `select` picks, part by part. Values are rounded to the type of the weights.
 ///
 /// # Errors
 /// The first error of `read`.
-pub fn upload<K: Kernels, E>(
+pub fn upload<K: Kernels, T: Activation, E>(
     k: &K,
     layout: &Layout,
-    weights: &mut Weights<K>,
+    weights: &mut Weights<K, T>,
     select: impl Fn(&Tensor) -> bool,
     mut read: impl FnMut(&Part, &mut [f32]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -24,6 +25,7 @@ pub fn upload<K: Kernels, E>(
         for part in &tensor.parts {
             read(part, &mut values[part.offset..part.offset + part.len()])?;
         }
+        let values: Vec<T> = values.into_iter().map(T::from_f32).collect();
         k.upload(&mut weights[id], 0, &values);
     }
     Ok(())

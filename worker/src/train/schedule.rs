@@ -1,6 +1,6 @@
 //! Schedules as functions of tokens seen, never of steps (paper, section 4.2).
 
-use fathom_spec::manifest::{Balance, Batch, LearningRate, Mtp};
+use fathom_spec::manifest::{Balance, BalanceMethod, Batch, LearningRate, Mtp};
 use fathom_spec::quantity::Tokens;
 use std::f64::consts::PI;
 
@@ -45,10 +45,10 @@ pub fn batch_sequences(batch: &Batch, seen: Tokens, total: Tokens) -> u32 {
     micro_batches.max(1) * batch.micro_batch
 }
 
-/// Bias update speed of the step that ends at `seen` tokens of `total`: constant, then 0.
+/// Bias update speed of the step that ends at `seen` tokens of `total`: constant, then 0; always 0 where a loss balances.
 #[must_use]
 pub fn bias_update_speed(balance: &Balance, seen: Tokens, total: Tokens) -> f64 {
-    if seen <= balance.bias_update_until.resolve(total) {
+    if balance.method == BalanceMethod::AuxiliaryLossFree && seen <= balance.bias_update_until.resolve(total) {
         balance.bias_update_speed
     } else {
         0.0
@@ -129,14 +129,23 @@ mod tests {
             bias_update_speed: 0.001,
             bias_update_until: Milestone::Fraction(0.5),
             centered: false,
-            sequence_loss_weight: 1e-4,
-            sequence_loss_selection: fathom_spec::manifest::BalanceSelection::Unbiased,
+            method: BalanceMethod::AuxiliaryLossFree,
+            loss_weight: 1e-4,
+            loss_selection: fathom_spec::manifest::BalanceSelection::Unbiased,
         };
         let mtp = Mtp {
             weight: 0.3,
             final_weight: 0.1,
             final_from: Milestone::Fraction(0.5),
         };
+        let sequence = Balance {
+            method: BalanceMethod::Sequence,
+            ..balance.clone()
+        };
+        assert!(
+            bias_update_speed(&sequence, Tokens(1), Tokens(1000)) == 0.0,
+            "only the loss balances"
+        );
         for (seen, speed, weight) in [(1, 0.001, 0.3), (500, 0.001, 0.3), (501, 0.0, 0.1), (1000, 0.0, 0.1)] {
             assert!((bias_update_speed(&balance, Tokens(seen), Tokens(1000)) - speed).abs() < f64::EPSILON);
             assert!((mtp_weight(&mtp, Tokens(seen), Tokens(1000)) - weight).abs() < f64::EPSILON);

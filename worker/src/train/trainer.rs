@@ -2,9 +2,10 @@
 
 use super::batch;
 use crate::model::layout::{FfnIds, Role, TensorId};
-use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Weights};
+use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Storage, Weights};
 use fathom_kernels::Kernels;
 use fathom_kernels::dims::AdamW;
+use fathom_kernels::formats::Statistics;
 use fathom_spec::manifest::Optimizer;
 
 /// What a step is told by the schedules.
@@ -14,7 +15,7 @@ pub struct StepSettings {
     pub learning_rate: f64,
     /// Weight of the MTP loss `[lambda]`.
     pub mtp_weight: f64,
-    /// Factor of the sequence-wise balance loss `[alpha]`.
+    /// Factor of the balance loss `[alpha]`.
     pub balance_weight: f64,
     /// Step of the routing bias `[gamma]`.
     pub bias_update_speed: f64,
@@ -29,7 +30,7 @@ pub struct StepReport {
     pub main_loss: f64,
     /// Mean cross-entropy of each MTP depth, in nats per token.
     pub mtp_losses: Vec<f64>,
-    /// Balance loss without its factor: mean over sequences, summed over MoE layers.
+    /// Balance loss without its factor: mean over sequences (or micro-batches), summed over MoE layers.
     pub balance_loss: f64,
     /// `main + lambda / D * sum of MTP + alpha * balance`.
     pub total_loss: f64,
@@ -37,9 +38,21 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Tokens sent to each expert, per MoE layer (the MTP modules' last).
     pub expert_counts: Vec<Vec<u32>>,
+    /// What quantisation saw, per layer (the MTP modules' last) and [`crate::model::TensorClass`].
+    pub numerics: Vec<Vec<Statistics>>,
 }
 
 impl StepReport {
+    /// What must be finite for the step to count, by name: the loss, the gradient norm, and as NaN what was quantised although it was not.
+    pub fn finite_quantities(&self) -> [(&'static str, f64); 3] {
+        let broken = self.numerics.iter().flatten().any(|statistics| statistics.non_finite > 0);
+        [
+            ("the loss", self.total_loss),
+            ("the gradient norm", self.gradient_norm),
+            ("a quantised value", if broken { f64::NAN } else { 0.0 }),
+        ]
+    }
+
     /// `max(count) / mean(count) - 1` per MoE layer.
     #[must_use]
     pub fn max_violations(&self) -> Vec<f64> {
@@ -59,16 +72,16 @@ impl StepReport {
 }
 
 /// A model with its optimizer's state and the memory of its passes.
-pub struct Trainer<K: Kernels> {
+pub struct Trainer<K: Kernels, A: Storage = f32> {
     /// The model.
-    pub model: Model<K>,
+    pub model: Model<K, A>,
     /// First moments of AdamW.
-    pub first_moments: Weights<K>,
+    pub first_moments: Weights<K, A>,
     /// Second moments of AdamW.
-    pub second_moments: Weights<K>,
+    pub second_moments: Weights<K, A>,
     optimizer: Optimizer,
     micro: BatchDims,
-    acts: Activations<K>,
+    acts: Activations<K, A>,
     batch: Batch<K>,
 }
 
@@ -80,14 +93,14 @@ struct LossSums {
     balance: f64,
 }
 
-impl<K: Kernels> Trainer<K> {
+impl<K: Kernels, A: Storage> Trainer<K, A> {
     /// A trainer of `model` on micro-batches of the shape `micro`.
-    pub fn new(model: Model<K>, optimizer: Optimizer, micro: BatchDims) -> Self {
+    pub fn new(model: Model<K, A>, optimizer: Optimizer, micro: BatchDims) -> Self {
         let first_moments = Weights::zeros_like_trainable(&model.kernels, &model.layout);
         let second_moments = Weights::zeros_like_trainable(&model.kernels, &model.layout);
         let acts = model.activations(micro);
         let batch = Batch::new(&model.kernels, micro, model.layout.mtp.len());
-        Self {
+        let mut trainer = Self {
             model,
             first_moments,
             second_moments,
@@ -95,7 +108,14 @@ impl<K: Kernels> Trainer<K> {
             micro,
             acts,
             batch,
-        }
+        };
+        trainer.refresh();
+        trainer
+    }
+
+    /// After a change of the parameters from outside: makes what products read follow.
+    pub fn refresh(&mut self) {
+        self.model.refresh(&mut self.acts);
     }
 
     /// Shape of a micro-batch.
@@ -105,13 +125,13 @@ impl<K: Kernels> Trainer<K> {
 
     /// Step number `step` (from 1) on a global batch: rows of `length + 1` tokens, a whole number of micro-batches.
     ///
-    /// Nothing is updated if the gradient is not finite, or if `interrupted` says so between two micro-batches (then there is no report).
+    /// Nothing is updated if a quantity of [`StepReport::finite_quantities`] is not finite, or if `interrupted` says so between two micro-batches (then there is no report).
     ///
     /// # Panics
     /// If the batch is empty or not a whole number of micro-batches.
     pub fn step(&mut self, step: u64, rows: &[u32], settings: StepSettings, interrupted: &dyn Fn() -> bool) -> Option<StepReport> {
         let report = self.accumulate(rows, settings, interrupted)?;
-        if report.gradient_norm.is_finite() {
+        if report.finite_quantities().iter().all(|(_, value)| value.is_finite()) {
             self.update(step, report.gradient_norm, settings);
         }
         Some(report)
@@ -153,8 +173,13 @@ impl<K: Kernels> Trainer<K> {
         LossScales {
             main: (1.0 / (sequences * self.micro.length) as f64) as f32,
             mtp,
-            balance: (settings.balance_weight / sequences as f64) as f32,
+            balance: (settings.balance_weight / self.balance_parts(sequences) as f64) as f32,
         }
+    }
+
+    /// Parts of a global batch that the balance loss is a mean over.
+    const fn balance_parts(&self, sequences: usize) -> usize {
+        sequences / self.micro.sequences * self.model.recipe.balance_parts(self.micro)
     }
 
     fn add_losses(&self, sums: &mut LossSums) {
@@ -166,13 +191,13 @@ impl<K: Kernels> Trainer<K> {
         sums.balance += self.acts.moe_layers().map(|moe| sum(k, &moe.balance_loss)).sum::<f64>();
     }
 
-    fn report(&self, sums: &LossSums, sequences: usize, settings: StepSettings) -> StepReport {
+    fn report(&mut self, sums: &LossSums, sequences: usize, settings: StepSettings) -> StepReport {
         let depth = self.model.layout.mtp.len();
         let main_loss = sums.main / (sequences * self.micro.length) as f64;
         let mtp_losses: Vec<_> = (0..depth)
             .map(|index| sums.mtp[index] / (sequences * (self.micro.length - index - 1)) as f64)
             .collect();
-        let balance_loss = sums.balance / sequences as f64;
+        let balance_loss = sums.balance / self.balance_parts(sequences) as f64;
         let mtp_mean = if depth == 0 {
             0.0
         } else {
@@ -186,6 +211,7 @@ impl<K: Kernels> Trainer<K> {
             total_loss: main_loss + settings.mtp_weight * mtp_mean + settings.balance_weight * balance_loss,
             gradient_norm: self.model.gradient_norm(),
             expert_counts: self.acts.moe_layers().map(|moe| download(k, &moe.counts)).collect(),
+            numerics: self.acts.numerics.take(k),
         }
     }
 
@@ -240,6 +266,7 @@ impl<K: Kernels> Trainer<K> {
                 settings.bias_centered,
             );
         }
+        self.refresh();
     }
 
     /// Negative log-likelihood of every target of the main model, for one micro-batch of rows, in nats.
@@ -251,7 +278,7 @@ impl<K: Kernels> Trainer<K> {
     }
 
     /// The activations of the last pass.
-    pub const fn activations(&self) -> &Activations<K> {
+    pub const fn activations(&self) -> &Activations<K, A> {
         &self.acts
     }
 }

@@ -3,6 +3,7 @@
 use super::header::{METADATA_KEY, build, byte_length};
 use super::{Dtype, header::MAX_HEADER_BYTES};
 use crate::error::{Error, Result};
+use fathom_kernels::formats::{Bf16, DataType};
 use fathom_spec::artifact::FileDigest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,7 +21,7 @@ const BLOCK: usize = 4 << 20;
 pub struct TensorSpec {
     /// Name in the file.
     pub name: String,
-    /// Element type. Only `F32` can be written so far.
+    /// Element type: `F32` or `BF16`.
     pub dtype: Dtype,
     /// Sizes, the outermost first.
     pub shape: Vec<usize>,
@@ -29,9 +30,18 @@ pub struct TensorSpec {
 impl TensorSpec {
     /// A tensor of 32-bit floats.
     pub fn f32(name: impl Into<String>, shape: &[usize]) -> Self {
+        Self::new(name, DataType::F32, shape)
+    }
+
+    /// A tensor of a type that activations and moments have.
+    pub fn new(name: impl Into<String>, data_type: DataType, shape: &[usize]) -> Self {
+        let dtype = match data_type {
+            DataType::F32 => Dtype::F32,
+            DataType::Bf16 => Dtype::BF16,
+        };
         Self {
             name: name.into(),
-            dtype: Dtype::F32,
+            dtype,
             shape: shape.to_vec(),
         }
     }
@@ -54,12 +64,19 @@ pub struct TensorSink<'a> {
 }
 
 impl TensorSink<'_> {
-    /// Appends values, row-major.
+    /// Appends values, row-major, rounded to the tensor's type.
     ///
     /// # Errors
     /// [`Error::Io`] if writing fails; [`Error::Config`] if there are more values than the shape holds.
     pub fn write(&mut self, values: &[f32]) -> Result<()> {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if self.spec.dtype == Dtype::BF16 {
+            let rounded: Vec<Bf16> = values.iter().map(|&value| Bf16::from_f32(value)).collect();
+            return self.write_bytes(bytemuck::cast_slice(&rounded));
+        }
+        self.write_bytes(bytemuck::cast_slice(values))
+    }
+
+    fn write_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.remaining = self
             .remaining
             .checked_sub(bytes.len() as u64)
@@ -112,8 +129,8 @@ fn check(tensors: &[TensorSpec]) -> Result<Vec<u64>> {
             if tensor.name == METADATA_KEY || tensor.name.is_empty() {
                 return Err(wrong(tensor, "has a name that the format reserves"));
             }
-            if tensor.dtype != Dtype::F32 {
-                return Err(wrong(tensor, "has a type that cannot be written; only F32 can"));
+            if !matches!(tensor.dtype, Dtype::F32 | Dtype::BF16) {
+                return Err(wrong(tensor, "has a type that cannot be written; only F32 and BF16 can"));
             }
             if !names.insert(&tensor.name) {
                 return Err(wrong(tensor, "is listed twice"));

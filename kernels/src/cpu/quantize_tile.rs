@@ -1,0 +1,195 @@
+//! Quantisation of at most 128 x 128 elements, as plain Rust over 128 values at a time, which the compiler vectorises: every instruction
+//! set yields the same bits. The source is read twice, the second time from cache.
+
+use super::Cpu;
+use super::codes::{Codes, Values, count_e4m3_row, encode_e4m3_broken_row, encode_e4m3_row, finite_maximum, load, maximum, zero_values};
+use super::simd::{Job, Simd, dispatch};
+use crate::formats::{GROUP, Grouping, INFINITY, MAGNITUDE, QuantizeDims, Scaling, Source, Statistics, e4m3};
+
+/// Codes and scales of up to 128 x 128 elements.
+pub struct Tile {
+    pub codes: [Codes; GROUP],
+    /// Per row, per column, or one.
+    pub scales: Values,
+}
+
+impl Tile {
+    pub const fn new() -> Self {
+        Self {
+            codes: [[0; GROUP]; GROUP],
+            scales: [0.0; GROUP],
+        }
+    }
+
+    /// Copies codes to rows of a matrix of `columns` columns, from `column` on.
+    #[inline(always)]
+    pub fn store_codes(&self, codes: &mut [u8], column: usize, columns: usize) {
+        for (to, from) in codes.chunks_exact_mut(columns).zip(&self.codes) {
+            match to[column..].first_chunk_mut() {
+                Some(to) => *to = *from,
+                None => to[column..].copy_from_slice(&from[..columns - column]),
+            }
+        }
+    }
+
+    /// As [`Tile::store_codes`], the scales of tiles of 1 x 128.
+    pub fn store_row_scales(&self, scales: &mut [f32], column: usize, columns: usize) {
+        for (to, &from) in scales.chunks_exact_mut(columns.div_ceil(GROUP)).zip(&self.scales) {
+            to[column / GROUP] = from;
+        }
+    }
+
+    /// Quantises `rows` x `columns` elements from `row`, `column` on.
+    pub fn fill(&mut self, cpu: &Cpu, x: Source<'_>, place: (usize, usize, usize, usize), dims: QuantizeDims) -> Statistics {
+        let fill = Fill {
+            tile: self,
+            x,
+            place,
+            dims,
+        };
+        dispatch(cpu.isa(), fill)
+    }
+}
+
+/// Rows of a strip of computed values: few enough that their 128 columns lie in L1, and rows of several thousand columns in L2.
+pub const COMPUTED_ROWS: usize = 16;
+
+/// Quantises up to [`COMPUTED_ROWS`] rows of `columns` values in tiles of 1 x 128. `compute(values, row, column)` writes the values of a
+/// row from a column on; it is called once for each tile.
+#[inline(always)]
+pub fn quantize_computed<S: Simd>(
+    codes: &mut [u8],
+    scales: &mut [f32],
+    columns: usize,
+    scaling: Scaling,
+    mut compute: impl FnMut(&mut [f32], usize, usize),
+) -> Statistics {
+    let rows = codes.len() / columns;
+    let (mut tile, mut values) = (Tile::new(), [[0.0; GROUP]; COMPUTED_ROWS]);
+    let dims = QuantizeDims::row_tiles(rows, GROUP, scaling);
+    let mut statistics = Statistics::default();
+    for column in (0..columns).step_by(GROUP) {
+        let count = GROUP.min(columns - column);
+        for (row, values) in values[..rows].iter_mut().enumerate() {
+            compute(&mut values[..count], row, column);
+        }
+        let fill = Fill {
+            tile: &mut tile,
+            x: Source::F32(values.as_flattened()),
+            place: (0, 0, rows, count),
+            dims,
+        };
+        statistics = statistics.merge(fill.run::<S>());
+        tile.store_codes(codes, column, columns);
+        tile.store_row_scales(scales, column, columns);
+    }
+    statistics
+}
+
+/// [`Tile::fill`].
+struct Fill<'a> {
+    tile: &'a mut Tile,
+    x: Source<'a>,
+    place: (usize, usize, usize, usize),
+    dims: QuantizeDims,
+}
+
+impl Fill<'_> {
+    /// Row `i` of the tile; `values` is where it may be put.
+    #[inline(always)]
+    fn load<'b>(&'b self, values: &'b mut Values, i: usize) -> &'b Values {
+        let (row, column, _, columns) = self.place;
+        load(values, &self.x, (row + i, column, columns), self.dims.columns)
+    }
+
+    /// The maximum of each group of the tile, by a function for one row and one for one value.
+    #[inline(always)]
+    fn maxima(&self, of_row: impl Fn(&Values) -> u32, of_value: impl Fn(f32) -> u32) -> [u32; GROUP] {
+        let (mut maxima, mut values) = ([0; GROUP], [0.0; GROUP]);
+        for i in 0..self.place.2 {
+            let values = self.load(&mut values, i);
+            match self.dims.grouping {
+                Grouping::Row => maxima[i] = of_row(values),
+                Grouping::Column => {
+                    for (maximum, &value) in maxima.iter_mut().zip(values) {
+                        *maximum = of_value(value).max(*maximum);
+                    }
+                }
+                Grouping::Block => maxima[0] = of_row(values).max(maxima[0]),
+            }
+        }
+        maxima
+    }
+
+    /// Passes over all rows, each without a chain from row to row: maxima, codes, counts. With `EXACT` inverses of the scales are exact, so
+    /// that they are multiplied by.
+    #[inline(always)]
+    fn quantize<const EXACT: bool>(self) -> Statistics {
+        let (row, column, rows, columns) = self.place;
+        let QuantizeDims { grouping, scaling, .. } = self.dims;
+        let mut maxima = self.maxima(maximum, |value| value.to_bits() & MAGNITUDE);
+        let finite = maxima.iter().all(|&maximum| maximum < INFINITY);
+        if !finite {
+            maxima = self.maxima(
+                finite_maximum,
+                |value| if value.is_finite() { value.to_bits() & MAGNITUDE } else { 0 },
+            );
+        }
+        let mut statistics = Statistics::default();
+        statistics.elements = (rows * columns) as u64;
+        let groups = match grouping {
+            Grouping::Row => rows,
+            Grouping::Column => columns,
+            Grouping::Block => 1,
+        };
+        let mut factors = [1.0; GROUP];
+        for (group, factor) in factors[..groups].iter_mut().enumerate() {
+            let amax = f32::from_bits(maxima[group]);
+            let scale = scaling.scale(amax, grouping, e4m3::LARGEST);
+            statistics.add_group(amax, scale, e4m3::LARGEST);
+            self.tile.scales[group] = scale;
+            *factor = if EXACT { 1.0 / scale } else { scale };
+        }
+        let mut values = [0.0; GROUP];
+        for i in 0..rows {
+            let values = load(&mut values, &self.x, (row + i, column, columns), self.dims.columns);
+            let codes = &mut self.tile.codes[i];
+            if !finite {
+                let factor = |j: usize| factors[if grouping == Grouping::Column { j } else { i % groups }];
+                encode_e4m3_broken_row(codes, values, |j, value| scaled::<EXACT>(value, factor(j))).add_to(&mut statistics);
+            } else if grouping == Grouping::Column {
+                encode_e4m3_row(codes, values, |j, value| scaled::<EXACT>(value, factors[j]));
+            } else {
+                let factor = factors[i % groups];
+                encode_e4m3_row(codes, values, |_, value| scaled::<EXACT>(value, factor));
+            }
+        }
+        for i in (0..rows).filter(|_| finite) {
+            let (largest, zeros) = count_e4m3_row(&self.tile.codes[i]);
+            statistics.saturated += u64::from(largest);
+            // Few rows have a zero code: the values are looked at again only then.
+            if zeros > 0 {
+                statistics.underflowed += u64::from(zeros - zero_values(self.load(&mut values, i)));
+            }
+        }
+        statistics
+    }
+}
+
+impl Job for Fill<'_> {
+    type Output = Statistics;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> Statistics {
+        match self.dims.scaling {
+            Scaling::Plain => self.quantize::<false>(),
+            Scaling::PowerOfTwo => self.quantize::<true>(),
+        }
+    }
+}
+
+/// A value by the scale that `factor` stands for.
+#[inline(always)]
+fn scaled<const EXACT: bool>(value: f32, factor: f32) -> f32 {
+    if EXACT { value * factor } else { value / factor }
+}

@@ -1,0 +1,230 @@
+//! What must not change a bit: recomputation, the number of threads. And what each precision changes, against the FP32 oracle.
+
+#![allow(clippy::unwrap_used)]
+
+use fathom_kernels::cpu::simd::Isa;
+use fathom_kernels::formats::Bf16;
+use fathom_kernels::{Cpu, Kernels};
+use fathom_spec::manifest::{Optimizer, Precision, Preset};
+use fathom_worker::model::layout::Role;
+use fathom_worker::model::{BatchDims, Model, Recipe, Storage, TensorClass};
+use fathom_worker::train::{StepReport, StepSettings, Trainer, init};
+
+const SETTINGS: StepSettings = StepSettings {
+    learning_rate: 3e-3,
+    mtp_weight: 0.3,
+    balance_weight: 1e-2,
+    bias_update_speed: 1e-3,
+    bias_centered: false,
+};
+/// Two micro-batches of two sequences, of a length that is no multiple of anything.
+const MICRO: BatchDims = BatchDims { sequences: 2, length: 37 };
+const STEPS: u64 = 3;
+/// Steps of the committed loss curves, and their file: precision, step, loss.
+const CURVE_STEPS: u64 = 30;
+const CURVES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/loss-curves.txt");
+/// Instruction set that made the file; sums have another order or rounding in others.
+const CURVES_ISA: &str = "avx512-bf16";
+/// Relative difference that an instruction set may make after so many steps.
+const CURVES_TOLERANCE: f64 = 5e-3;
+
+fn trainer<A: Storage>(threads: usize, recipe: Recipe) -> Trainer<Cpu, A> {
+    let mut model = Model::new(Cpu::new(threads), Preset::Unit.architecture(), MICRO.length, recipe);
+    init::initialise(&mut model, 7);
+    Trainer::new(model, Optimizer::default(), MICRO)
+}
+
+/// Tokens with something to learn: each follows from the one before, mostly.
+fn rows(step: u64, vocabulary: u32) -> Vec<u32> {
+    let mut state = step as u32 + 1;
+    let mut token = 0;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        token = if state >> 30 == 0 { state >> 8 } else { token * 5 + 3 } % vocabulary;
+        token
+    };
+    (0..2 * MICRO.sequences * (MICRO.length + 1)).map(|_| next()).collect()
+}
+
+/// Reports of some steps, and the bits of all parameters after them.
+fn run<A: Storage>(threads: usize, recipe: Recipe) -> (Vec<StepReport>, Vec<u32>) {
+    let mut trainer = trainer::<A>(threads, recipe);
+    let vocabulary = trainer.model.architecture.vocab_size;
+    let reports = (1..=STEPS)
+        .map(|step| trainer.step(step, &rows(step, vocabulary), SETTINGS, &|| false).unwrap())
+        .collect();
+    let Model {
+        kernels, layout, weights, ..
+    } = &trainer.model;
+    let mut bits = Vec::new();
+    for id in layout.ids() {
+        let mut values = vec![0.0_f32; layout.tensor(id).len];
+        kernels.download(&mut values, &weights[id], 0);
+        bits.extend(values.into_iter().map(f32::to_bits));
+    }
+    (reports, bits)
+}
+
+fn run_in(precision: Precision, threads: usize, recompute: bool) -> (Vec<StepReport>, Vec<u32>) {
+    let recipe = Recipe {
+        precision,
+        recompute,
+        ..Recipe::F32
+    };
+    match precision {
+        Precision::F32 => run::<f32>(threads, recipe),
+        Precision::Bf16 | Precision::Fp8 => run::<Bf16>(threads, recipe),
+    }
+}
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Fp8];
+
+#[test]
+fn recomputation_and_threads_change_no_bit() {
+    for precision in PRECISIONS {
+        let (reports, weights) = run_in(precision, 2, false);
+        for (threads, recompute) in [(2, true), (1, false), (3, true)] {
+            let (others, other_weights) = run_in(precision, threads, recompute);
+            let place = format!("{precision:?}, {threads} threads, recompute: {recompute}");
+            for (step, (report, other)) in (1..).zip(reports.iter().zip(&others)) {
+                assert_eq!(
+                    report.total_loss.to_bits(),
+                    other.total_loss.to_bits(),
+                    "loss of step {step}, {place}"
+                );
+                assert_eq!(
+                    report.gradient_norm.to_bits(),
+                    other.gradient_norm.to_bits(),
+                    "gradient of step {step}, {place}"
+                );
+            }
+            assert!(weights == other_weights, "weights, {place}");
+        }
+    }
+}
+
+/// The first step from the same weights: BF16 has 8 bits, E4M3 has 4, and both are averaged over sums.
+#[test]
+fn narrow_precisions_are_near_the_oracle() {
+    let (oracle, _) = run_in(Precision::F32, 2, false);
+    for (precision, loss, gradient) in [(Precision::Bf16, 2e-3, 2e-2), (Precision::Fp8, 2e-2, 1e-1)] {
+        let (reports, _) = run_in(precision, 2, false);
+        for (report, oracle) in reports.iter().zip(&oracle) {
+            for (name, value, expected, allowed) in [
+                ("main", report.main_loss, oracle.main_loss, loss),
+                ("mtp", report.mtp_losses[0], oracle.mtp_losses[0], loss),
+                ("gradient", report.gradient_norm, oracle.gradient_norm, gradient),
+            ] {
+                let error = (value / expected - 1.0).abs();
+                assert!(
+                    error <= allowed && error > 0.0,
+                    "{precision:?}: {name} {value}, not {expected}: {error:e}"
+                );
+            }
+        }
+    }
+}
+
+/// Every class is seen in the layers that have such a tensor, in `fp8` only; the load of the experts does not depend on it.
+#[test]
+fn quantisation_is_counted_by_class() {
+    let (reports, _) = run_in(Precision::Fp8, 2, true);
+    let layers = reports[0].numerics.len();
+    assert_eq!(layers, 4, "three layers and an MTP module");
+    for (index, report) in reports.iter().enumerate() {
+        for (layer, classes) in report.numerics.iter().enumerate() {
+            assert_eq!(classes.len(), TensorClass::ALL.len());
+            for (class, statistics) in TensorClass::ALL.into_iter().zip(classes) {
+                assert!(statistics.elements > 0, "step {index}, layer {layer}, {class:?}");
+                assert_eq!(statistics.non_finite, 0, "step {index}, layer {layer}, {class:?}");
+                assert!(statistics.amax > 0.0, "step {index}, layer {layer}, {class:?}");
+            }
+        }
+    }
+    let (reports, _) = run_in(Precision::Bf16, 2, false);
+    assert!(
+        reports
+            .iter()
+            .flat_map(|report| report.numerics.iter().flatten())
+            .all(|seen| seen.elements == 0)
+    );
+}
+
+/// The losses of a short run in each precision are those of the committed file: to the last bit on the instruction set that made it. A change of the
+/// arithmetic that is meant comes with a new file (`FATHOM_BLESS=1`), and its difference is the reviewer's to judge.
+#[test]
+fn loss_curves_are_the_committed_ones() {
+    let mut curves = String::new();
+    for precision in PRECISIONS {
+        let recipe = Recipe {
+            precision,
+            recompute: precision.recomputes(),
+            ..Recipe::F32
+        };
+        let losses = match precision {
+            Precision::F32 => losses::<f32>(recipe),
+            Precision::Bf16 | Precision::Fp8 => losses::<Bf16>(recipe),
+        };
+        for (step, loss) in (1..).zip(losses) {
+            // The shortest text that stands for exactly this number.
+            curves += &format!("{precision:?} {step} {loss:?}\n");
+        }
+    }
+    if std::env::var_os("FATHOM_BLESS").is_some() {
+        std::fs::write(CURVES, &curves).unwrap();
+    }
+    let expected = std::fs::read_to_string(CURVES).unwrap();
+    assert_eq!(curves.lines().count(), expected.lines().count());
+    let exact = Isa::best().name() == CURVES_ISA;
+    for (line, expected) in curves.lines().zip(expected.lines()) {
+        let loss = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        let near = (loss(line) / loss(expected) - 1.0).abs() < CURVES_TOLERANCE;
+        assert!(
+            line == expected || (near && !exact),
+            "{line}, but the committed curve has {expected}"
+        );
+    }
+}
+
+fn losses<A: Storage>(recipe: Recipe) -> Vec<f64> {
+    let mut trainer = trainer::<A>(2, recipe);
+    let vocabulary = trainer.model.architecture.vocab_size;
+    let loss = |step| trainer.step(step, &rows(step, vocabulary), SETTINGS, &|| false).unwrap().total_loss;
+    (1..=CURVE_STEPS).map(loss).collect()
+}
+
+/// A value that is not finite stops the step, although E4M3 would code infinity as a number.
+#[test]
+fn what_is_not_finite_changes_nothing() {
+    for precision in [Precision::Bf16, Precision::Fp8] {
+        let recipe = Recipe {
+            precision,
+            recompute: true,
+            ..Recipe::F32
+        };
+        let mut trainer = trainer::<Bf16>(2, recipe);
+        let id = trainer
+            .model
+            .layout
+            .ids()
+            .find(|&id| trainer.model.layout.tensor(id).role == Role::Gain)
+            .unwrap();
+        let len = trainer.model.layout.tensor(id).len;
+        let mut broken = vec![1.0; len];
+        broken[3] = f32::INFINITY;
+        let Model { kernels, weights, .. } = &mut trainer.model;
+        kernels.upload(&mut weights.masters_mut()[id], 0, &broken);
+        trainer.refresh();
+        let report = trainer
+            .step(1, &rows(1, trainer.model.architecture.vocab_size), SETTINGS, &|| false)
+            .unwrap();
+        assert!(
+            report.finite_quantities().iter().any(|(_, value)| !value.is_finite()),
+            "{precision:?}"
+        );
+        let Model { kernels, weights, .. } = &trainer.model;
+        let mut after = vec![0.0; len];
+        kernels.download(&mut after, &weights[id], 0);
+        assert_eq!(after, broken, "{precision:?}: nothing is updated");
+    }
+}
