@@ -1,15 +1,40 @@
 // Behaviour, one check a promise. Each works on the mock and on a real server that has at least one run with steps.
 import assert from "node:assert/strict";
-import { openPage, server, settle } from "./browser.mjs";
+import { openPage, readApi, server, settle } from "./browser.mjs";
 
 /** A server that trains beside the browser on the same cores takes its time. */
 const PATIENCE = process.env.FATHOM_BIN ? 2 : 1;
 const trained = ({ runs }) => runs.find(({ kind }) => kind === "pretrain") ?? runs[0];
 const pageOf = ({ job }, view = "") => `${server.url}/jobs/${encodeURIComponent(job)}${view}`;
 
+const UNDERFLOW = "numerics.underflowed";
+const MAP = "Underflow by class and layer";
+
+/** The runs that report what quantisation lost, and those that have steps and report nothing of it. */
+async function byNumerics(page, { runs }) {
+  const reports = async ({ id }) => (await readApi(page, `/runs/${encodeURIComponent(id)}/metrics`)).items.some(({ name, kind }) => name === UNDERFLOW && kind === "matrix");
+  const found = await Promise.all(runs.map(async (run) => ({ run, quantised: await reports(run) })));
+  return { quantised: found.find(({ quantised }) => quantised)?.run ?? null, plain: found.find(({ quantised }) => !quantised)?.run ?? null };
+}
+
+const numericsOf = (run) => `${pageOf(run, "/numerics")}?run=${encodeURIComponent(run.id)}`;
+
 async function post(path, body) {
   const response = await fetch(`${server.url}/api/v1${path}`, { method: "POST", headers: { authorization: `Bearer ${server.secret}`, "content-type": "application/json" }, body: JSON.stringify(body) });
   assert.ok(response.ok, `${path}: ${response.status} ${await response.text()}`);
+}
+
+/** A panel can be kept in each form. */
+async function downloads(page, title) {
+  for (const kind of ["PNG", "SVG", "CSV"]) {
+    await page.locator(`summary[aria-label='Download ${title}']`).click();
+    const waiting = page.waitForEvent("download");
+    await page.getByRole("button", { name: `Download ${kind} of ${title}` }).click();
+    const stream = await (await waiting).createReadStream();
+    let bytes = 0;
+    for await (const chunk of stream) bytes += chunk.length;
+    assert.ok(bytes > 500, `${kind} of ${title} has ${bytes} bytes`);
+  }
 }
 
 export const checks = {
@@ -111,6 +136,56 @@ export const checks = {
     assert.ok(median < 30 * PATIENCE, `median ${median} ms`);
   },
 
+  "a run that quantises nothing says so, and where its precision is": async ({ page }, world) => {
+    const { plain } = await byNumerics(page, world);
+    if (plain === null) return;
+    await page.goto(numericsOf(plain));
+    await page.getByText(/precision is (f32|bf16): nothing is quantised/).waitFor();
+    await page.locator("main").getByRole("link", { name: "Config" }).last().click();
+    await page.waitForURL("**/config?tab=effective");
+    await page.getByText(/precision:/).first().waitFor();
+  },
+
+  "the worst cells of a run in FP8 are in words, and lead to the map": async ({ page }, world) => {
+    const { quantised } = await byNumerics(page, world);
+    if (quantised === null) return;
+    await page.goto(numericsOf(quantised));
+    await settle(page);
+    assert.equal(await page.locator("article").count(), 3, "a tile for each statistic");
+    const worst = page.getByRole("region", { name: "Worst cells" });
+    const count = await worst.getByRole("listitem").count();
+    assert.ok(count <= 5, `${count} cells`);
+    if (count === 0) return;
+    const first = worst.getByRole("button").first();
+    const words = await first.innerText();
+    assert.match(words, /^(layer \d+|MTP module \d+), .+: [<\d.]+% underflow$/);
+    await first.click();
+    await page.waitForURL(/class=\d+&layer=\d+/);
+    const name = words.slice(0, words.lastIndexOf(": "));
+    await page.getByRole("region", { name: MAP, exact: true }).getByText(`${name}: `).waitFor();
+    await page.getByRole("region", { name: "Underflow over time", exact: true }).getByText(name).waitFor();
+    await downloads(page, MAP);
+  },
+
+  "arrows move the cell of the numerics map, in each statistic": async ({ page }, world) => {
+    const { quantised } = await byNumerics(page, world);
+    if (quantised === null) return;
+    await page.goto(`${numericsOf(quantised)}&class=0&layer=0`);
+    await settle(page);
+    await page.getByRole("application", { name: new RegExp(`^${MAP}`) }).focus();
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("ArrowRight");
+    await page.waitForURL(/class=1&layer=1/);
+    await page.getByText(/^(layer 1|MTP module 1), latents: /).first().waitFor();
+    await page.getByRole("button", { name: "Headroom", exact: true }).click();
+    await page.waitForURL(/show=headroom/);
+    await page.getByRole("application", { name: /^Headroom by class and layer: 14 tensors/ }).waitFor();
+    await page.getByRole("button", { name: "Table of Headroom by class and layer" }).click();
+    assert.equal(await page.getByRole("region", { name: "Table of Headroom by class and layer" }).locator("tbody tr").count(), 14);
+    await page.goBack();
+    await page.getByRole("application", { name: new RegExp(`^${MAP}`) }).waitFor();
+  },
+
   "a table twin has rows": async ({ page }, world) => {
     await page.goto(pageOf(trained(world), "/curves"));
     await settle(page);
@@ -121,15 +196,7 @@ export const checks = {
   "downloads have content": async ({ page }, world) => {
     await page.goto(pageOf(trained(world), "/curves"));
     await settle(page);
-    for (const kind of ["PNG", "SVG", "CSV"]) {
-      await page.locator("summary[aria-label='Download LM loss']").click();
-      const waiting = page.waitForEvent("download");
-      await page.getByRole("button", { name: `Download ${kind} of LM loss` }).click();
-      const stream = await (await waiting).createReadStream();
-      let bytes = 0;
-      for await (const chunk of stream) bytes += chunk.length;
-      assert.ok(bytes > 500, `${kind} has ${bytes} bytes`);
-    }
+    await downloads(page, "LM loss");
   },
 
   "markup in metric names and logs is text": async ({ page }, world) => {

@@ -105,7 +105,7 @@ async function look({ page, complaints }, { name, verdict, reason, since, next, 
   assert.ok(href.startsWith(`/jobs/${name}${target}`), href);
   if (FOLDER) await page.screenshot({ path: join(FOLDER, `fault-${name}.png`), fullPage: true });
   // The link, and every other page of the job, shows what is there.
-  for (const address of [href, ...["/curves", "/experts", "/data", "/checkpoints", "/logs", "/config"].map((view) => `/jobs/${name}${view}`)]) {
+  for (const address of [href, ...["/curves", "/experts", "/numerics", "/data", "/checkpoints", "/logs", "/config"].map((view) => `/jobs/${name}${view}`)]) {
     await page.goto(server.url + address);
     await settle(page);
     assert.equal(await page.locator("[role=alert]").count(), 0, `${address} shows a problem`);

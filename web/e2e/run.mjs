@@ -13,7 +13,7 @@ import { World } from "./world.mjs";
 const FOLDER = process.env.SCREENSHOTS ?? null;
 /** 2,187 steps: the second job trains while its pages are visited. */
 const LIVE_TOKENS = 280_000;
-const VIEWS = ["", "/curves", "/experts", "/data", "/checkpoints", "/logs", "/config", "/config?tab=diff"];
+const VIEWS = ["", "/curves", "/experts", "/numerics", "/data", "/checkpoints", "/logs", "/config", "/config?tab=diff"];
 if (FOLDER) mkdirSync(FOLDER, { recursive: true });
 
 const only = new RegExp(process.env.ONLY ?? "");
@@ -123,14 +123,14 @@ async function testOwn(browser, program) {
   deadline = Date.now() + 420_000;
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => void world.close().then(() => process.exit(1)));
   try {
-    world.train({ name: "ended", tokens: 40_000, peak: "4.2e-4" });
+    world.train({ name: "ended", tokens: 40_000, peak: "4.2e-4", precision: "fp8" });
     Object.assign(server, await world.serve());
     const ended = await world.wait("ended", "known", ({ state }) => state === "succeeded");
     await attempt("a log with markup is accepted", () => world.log(ended.phases.at(-1).run));
     await world.create({ name: "trains", tokens: LIVE_TOKENS, peak: "2.0e-3" });
     await world.wait("trains", "training", ({ phases }) => (phases.at(-1)?.step ?? 0) > 10);
     await attempt("a page follows a job that trains", () => watch(browser, "trains"));
-    await visitAll(browser, "live", { theme: "dark" }, ["/", ...pagesOf("trains").slice(0, 6)]);
+    await visitAll(browser, "live", { theme: "dark" }, ["/", ...pagesOf("trains").slice(0, 7)]);
     console.log(`      trains is ${(await world.request("/jobs/trains")).state} after the visit`);
     await world.wait("trains", "finished", ({ state }) => state === "succeeded");
     const { jobs, runs } = await readWorld(browser);

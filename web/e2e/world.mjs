@@ -19,12 +19,13 @@ function story(seed) {
   return `Story ${seed}.\n${Array.from({ length: 12 }, () => `${pick(nouns)} ${pick(verbs)} ${pick(nouns)}.\n`).join("")}`;
 }
 
-const manifest = (folder, { name, tokens, peak }) => `apiVersion: fathom.dev/v1alpha1
+const manifest = (folder, { name, tokens, peak, precision = "f32" }) => `apiVersion: fathom.dev/v1alpha1
 kind: DeepSeekV3Job
 metadata: {name: ${name}, labels: {team: e2e}}
 spec:
   seed: 7
   model: {preset: unit, architecture: {vocab_size: 384}}
+  precision: ${precision}
   worker: {threads: 1}
   phases:
     - name: tokenizer

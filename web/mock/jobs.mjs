@@ -223,7 +223,7 @@ spec:
 `;
 export const manifest = (name, generation) => ({
   generation, submitted: MANIFEST(name, generation), createdAt: ago(CREATED[name] - generation + 1),
-  effective: `${MANIFEST(name, generation)}        batch: {sequences: 15360, rampFrom: 3072}\n        optimizer: {beta1: 0.9, beta2: 0.95, weightDecay: 0.1}\n        clip: 1.0\n        mtp: {depth: 1, weight: 0.3}\n  precision: bf16\n  storage:\n    uri: file:///data/runs\n`,
+  effective: `${MANIFEST(name, generation)}        batch: {sequences: 15360, rampFrom: 3072}\n        optimizer: {beta1: 0.9, beta2: 0.95, weightDecay: 0.1}\n        clip: 1.0\n        mtp: {depth: 1, weight: 0.3}\n  precision: ${name === "v3-proxy" ? "fp8" : "bf16"}\n  storage:\n    uri: file:///data/runs\n`,
 });
 
 export const statistics = (run) => ({

@@ -54,6 +54,7 @@ export function seriesAnswer(run, metrics, { x = "step", from, to, points = 1000
 }
 
 const base64 = (values) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
+const packed = (matrix) => ({ ...matrix, values: base64(matrix.values) });
 const stride = (run) => Math.max(1, Math.floor(run.total / 4000));
 
 export function matrixAnswer(run, name, step) {
@@ -61,7 +62,7 @@ export function matrixAnswer(run, name, step) {
   const size = stride(run);
   const firstStep = Math.floor((wanted - 1) / size) * size + 1;
   const lastStep = Math.min(run.lastStep, firstStep + size - 1);
-  return { name, step: lastStep, firstStep, lastStep, exact: size === 1, rows: run.layers, columns: run.experts, values: base64(name === "moe.load" ? run.load(lastStep) : run.bias(lastStep)) };
+  return { name, step: lastStep, firstStep, lastStep, exact: size === 1, ...packed(run.matrix(name, lastStep)) };
 }
 
 export function matrixSteps(run, { from = 1, to = run.lastStep, limit = 50 }) {

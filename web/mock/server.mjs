@@ -33,7 +33,7 @@ function metricsOf(run) {
   const scalars = Object.entries(run.scalars).map(([name, { at, unit, description, better }]) => ({
     name, kind: "scalar", unit, description, better, axes: null, shape: null, points: run.lastStep, firstStep: 1, lastStep: run.lastStep, last: at(run.lastStep) === undefined ? null : world.wire(at(run.lastStep)),
   }));
-  const matrices = run.layers ? ["moe.load", "moe.bias"].map((name) => ({ name, kind: "matrix", unit: name === "moe.load" ? "tokens" : null, description: null, better: null, axes: ["layer", "expert"], shape: [run.layers, run.experts], points: run.lastStep, firstStep: 1, lastStep: run.lastStep, last: null })) : [];
+  const matrices = (run.matrices ?? []).map((name) => ({ name, kind: "matrix", unit: name === "moe.load" ? "tokens" : null, description: null, better: null, axes: ["layer", name.startsWith("moe.") ? "expert" : "class"], shape: [run.matrix(name, 1).rows, run.matrix(name, 1).columns], points: run.lastStep, firstStep: 1, lastStep: run.lastStep, last: null }));
   return { items: [...scalars, ...matrices] };
 }
 
@@ -98,7 +98,7 @@ const ROUTES = [
   ["GET", /^\/runs\/([^/]+)\/matrices\/([^/]+)\/steps$/, ([run], query) => matrixSteps(runOf(run), { from: number(query, "from"), to: number(query, "to"), limit: number(query, "limit") })],
   ["GET", /^\/runs\/([^/]+)\/matrices\/([^/]+)\/rows$/, ([run], query) => matrixRows(runOf(run), { points: number(query, "points"), reduce: query.get("reduce") })],
   ["GET", /^\/runs\/([^/]+)\/matrices\/([^/]+)$/, ([run, name], query) => {
-    if (!runOf(run).layers) throw missing(`matrix ${name} of ${run}`);
+    if (!runOf(run).matrices?.includes(name)) throw missing(`matrix ${name} of ${run}`);
     return matrixAnswer(runOf(run), name, number(query, "step"));
   }],
   ["GET", /^\/compare$/, (_, query) => compare(query.getAll("run"))],
@@ -113,7 +113,7 @@ setInterval(() => {
     advance(run);
     const step = run.lastStep;
     const scalars = Object.fromEntries(Object.entries(run.scalars).flatMap(([name, { at }]) => (at(step) === undefined ? [] : [[name, world.wire(at(step))]])));
-    send("metrics", { run: run.id, points: [{ step, tokens: run.tokensAt(step), time: new Date().toISOString(), attempt: run.attempt, scalars }], matrices: ["moe.load", "moe.bias"] });
+    send("metrics", { run: run.id, points: [{ step, tokens: run.tokensAt(step), time: new Date().toISOString(), attempt: run.attempt, scalars }], matrices: run.matrices });
     if (step % 6 === 0) {
       world.addLog(run.id, run.attempt, Date.now(), "info", `step ${step} loss ${scalars["loss.main"]} tokens/s ${Math.round(scalars.tokens_per_second)}`);
       send("log", { run: run.id, lastId: world.logs.length });

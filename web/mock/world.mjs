@@ -1,4 +1,5 @@
 // The seeded world of the mock: a healthy run that trains now, one that fails, one that is finished, and one that waits.
+import { NUMERICS, numericsMatrix, numericsScalars } from "./numerics.mjs";
 import { normal, uniform } from "./random.mjs";
 
 export const START = Date.now();
@@ -40,14 +41,19 @@ function scalarsOf({ seed, total, from, to, peak, spikes = [], nonFiniteFrom = n
 }
 
 function trainingRun(options) {
-  const { id, job, seed, lastStep, total, tokensPerStep, hours, layers, experts, dead = null } = options;
+  const { id, job, seed, lastStep, total, tokensPerStep, hours, layers, experts, depth = null, dead = null } = options;
   const startedAt = START - hours * HOUR;
   return {
     ...options,
     phase: "pretrain",
     kind: "pretrain",
     key: key(id),
-    scalars: scalarsOf(options),
+    scalars: { ...scalarsOf(options), ...(depth === null ? {} : numericsScalars(options)) },
+    matrix(name, step) {
+      if (NUMERICS.includes(name)) return numericsMatrix(name, options, step);
+      return { rows: layers, columns: experts, values: name === "moe.load" ? this.load(step) : this.bias(step) };
+    },
+    matrices: ["moe.load", "moe.bias", ...(depth === null ? [] : NUMERICS)],
     tokensAt: (step) => step * tokensPerStep,
     timeAt: (step) => (startedAt + ((step / Math.max(1, lastStep)) * hours * HOUR)) / 1000,
     flopsPerToken: 2.5e11,
@@ -87,7 +93,7 @@ const dataRun = (job, phase, kind, hours) => ({
 export const runs = [
   dataRun("v3-proxy", "tokenizer", "tokenizer", 340),
   dataRun("v3-proxy", "corpus", "corpus", 338),
-  trainingRun({ id: "v3-proxy.pretrain.4be1c09a", job: "v3-proxy", seed: 11, total: 1_200_000, lastStep: 1_000_000, tokensPerStep: 4_194_304, hours: 332, layers: 58, experts: 256, from: 11.7, to: 1.92, peak: 2.2e-4, spikes: [137_311, 618_204], tokensPerSecond: 3.5e6, attempt: 1, state: "running", every: 5000 }),
+  trainingRun({ id: "v3-proxy.pretrain.4be1c09a", job: "v3-proxy", seed: 11, total: 1_200_000, lastStep: 1_000_000, tokensPerStep: 4_194_304, hours: 332, layers: 58, experts: 256, depth: 62, from: 11.7, to: 1.92, peak: 2.2e-4, spikes: [137_311, 618_204], tokensPerSecond: 3.5e6, attempt: 1, state: "running", every: 5000 }),
   dataRun("router-collapse", "tokenizer", "tokenizer", 9),
   dataRun("router-collapse", "corpus", "corpus", 8.7),
   trainingRun({ id: "router-collapse.pretrain.d07aa1f3", job: "router-collapse", seed: 23, total: 20_000, lastStep: 12_000, tokensPerStep: 65_536, hours: 8, layers: 26, experts: 64, from: 10.4, to: 2.9, peak: 9e-4, spikes: [6_107], nonFiniteFrom: 11_940, dead: 9_800, tokensPerSecond: 31_000, attempt: 2, state: "running", every: 400, superseded: [{ attempt: 1, fromStep: 7_001, toStep: 7_640 }] }),

@@ -1,5 +1,5 @@
 /** Every page of the dashboard; a link is made by `paths` and nowhere else. */
-export type JobPage = "health" | "curves" | "experts" | "data" | "checkpoints" | "logs" | "config";
+export type JobPage = "health" | "curves" | "experts" | "numerics" | "data" | "checkpoints" | "logs" | "config";
 
 export type Route =
   | { page: "jobs" }
@@ -11,6 +11,7 @@ export const JOB_PAGES: readonly { view: JobPage; title: string; key: string }[]
   { view: "health", title: "Health", key: "h" },
   { view: "curves", title: "Curves", key: "c" },
   { view: "experts", title: "Experts", key: "e" },
+  { view: "numerics", title: "Numerics", key: "n" },
   { view: "data", title: "Data", key: "d" },
   { view: "checkpoints", title: "Checkpoints", key: "k" },
   { view: "logs", title: "Logs", key: "l" },

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { NON_FINITE_COLOUR, css, legendGradient, relativeLoadScale, sequentialScale, signedScale } from "./colour";
+import { NON_FINITE_COLOUR, css, legendGradient, relativeLoadScale, sequentialScale, shareScale, signedScale } from "./colour";
 
 describe("colour scales", () => {
   const load = relativeLoadScale(4);
@@ -14,5 +14,18 @@ describe("colour scales", () => {
     expect(load.colour(3)[0]).toBeGreaterThan(load.colour(3)[2]);
   });
   test("a flat matrix has a scale too", () => expect([signedScale(0).position(0), sequentialScale(0).position(0)]).toEqual([0.5, 0]));
-  test("css", () => expect([css(NON_FINITE_COLOUR), legendGradient("signed").split(",").length]).toEqual(["rgb(214 46 174)", 7]));
+  test("shares are logarithmic, and zero is apart from the least of them", () => {
+    const share = shareScale(1e-4);
+    expect([share.position(0), share.position(1), share.position(2)]).toEqual([0, 1, 1]);
+    expect(share.position(1e-9)).toBe(share.start);
+    expect(share.position(0.1) - share.position(0.01)).toBeCloseTo(share.position(0.01) - share.position(0.001));
+    expect(share.colour(0)).not.toEqual(share.colour(1e-9));
+  });
+  test("the legend has the colours of its scale, without that of zero", () => {
+    const share = shareScale(1e-4);
+    const stops = legendGradient(share).split(", ");
+    expect([stops[0], stops.at(-1)]).toEqual([css(share.colour(1e-4)), css(share.colour(1))]);
+    expect(legendGradient(load).split(", ")[8]).toBe(css(load.colour(1)));
+  });
+  test("css", () => expect(css(NON_FINITE_COLOUR)).toBe("rgb(214 46 174)"));
 });

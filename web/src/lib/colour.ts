@@ -43,16 +43,19 @@ export interface ColourScale {
   ticks: readonly number[];
   /** Position of a value along the legend, 0..1. */
   position(value: number): number;
+  /** Where the legend's bar begins. Zero has the colour below it for itself. */
+  start: number;
 }
 
 const diverging = (position: number): Rgb => ramp(DIVERGING, position * 2 - 1);
 const sequential = (position: number): Rgb => ramp(SEQUENTIAL, position);
 
-const scaleOf = (position: ColourScale["position"], shade: ColourScale["shade"], ticks: readonly number[]): ColourScale => ({
+const scaleOf = (position: ColourScale["position"], shade: ColourScale["shade"], ticks: readonly number[], start = 0): ColourScale => ({
   position,
   shade,
   colour: (value) => shade(position(value)),
   ticks,
+  start,
 });
 
 /** Of a load relative to the fair share: 1 is white, halves and doubles are equally far from it, and `reach` is full orange. */
@@ -75,13 +78,22 @@ export function sequentialScale(high: number): ColourScale {
   return scaleOf(position, sequential, [0, safe / 4, safe / 2, (safe * 3) / 4, safe]);
 }
 
+const ZERO_SHARE = 0.16;
+
+/** Of shares of a whole, which differ by powers of ten: logarithmic from `floor` to 1. Nothing at all has a colour for itself. */
+export function shareScale(floor: number): ColourScale {
+  const decades = -Math.log10(floor);
+  const position = (value: number) => (value <= 0 ? 0 : ZERO_SHARE + (1 - ZERO_SHARE) * Math.min(1, Math.max(0, 1 + Math.log10(value) / decades)));
+  return scaleOf(position, sequential, [floor, floor ** 0.5, 1], ZERO_SHARE);
+}
+
 /** Non-finite cells; no scale contains it. */
 export const NON_FINITE_COLOUR: Rgb = [214, 46, 174];
 
 export const css = ([red, green, blue]: Rgb): string => `rgb(${Math.round(red)} ${Math.round(green)} ${Math.round(blue)})`;
 
+const LEGEND_STOPS = 16;
+
 /** The scale's colours from low to high, as stops of a CSS gradient. */
-export function legendGradient(kind: "signed" | "sequential"): string {
-  const stops = kind === "sequential" ? SEQUENTIAL : DIVERGING;
-  return stops.map(([at, colour]) => `${css(colour)} ${((kind === "sequential" ? at : (at + 1) / 2) * 100).toFixed(1)}%`).join(", ");
-}
+export const legendGradient = ({ shade, start }: ColourScale): string =>
+  Array.from({ length: LEGEND_STOPS + 1 }, (_, stop) => css(shade(start + (1 - start) * (stop / LEGEND_STOPS)))).join(", ");

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { columnMeans, decodeFloats, extremes, maxViolations, relativeLoad, transpose } from "./matrix";
+import { columnMeans, decodeFloats, extremes, labelIndexes, maxViolations, relativeLoad, transpose } from "./matrix";
 
 describe("matrices", () => {
   const counts = { rows: 2, columns: 4, values: Float32Array.from([1, 1, 1, 1, 4, 0, 0, 0]) };
@@ -14,5 +14,6 @@ describe("matrices", () => {
     const { top, bottom } = extremes(relativeLoad(counts), 1);
     expect([top[0], bottom[0]?.value]).toEqual([{ row: 1, column: 0, value: 4 }, 0]);
   });
+  test("labels stand where there is room", () => expect([labelIndexes(3, 10), labelIndexes(10, 3)]).toEqual([[0, 1, 2], [0, 4, 8]]));
   test("little-endian f32 in base64", () => expect([...decodeFloats("AACAPwAAAMA=")]).toEqual([1, -2]));
 });

@@ -86,6 +86,12 @@ export function transpose(grid: Grid): Grid {
   return { rows: grid.columns, columns: grid.rows, values };
 }
 
+/** Indexes for labels, at steps that people count in. */
+export function labelIndexes(count: number, room: number): number[] {
+  const stride = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256, 500].find((step) => count / step <= room) ?? Math.ceil(count / Math.max(1, room));
+  return Array.from({ length: Math.ceil(count / stride) }, (_, index) => index * stride);
+}
+
 export interface Cell {
   row: number;
   column: number;

@@ -5,6 +5,13 @@ export interface Panel {
   matches: (metric: string) => boolean;
 }
 
+export const MAIN_LOSS = "loss.main";
+export const EXPERT_LOAD = "moe.load";
+export const ROUTING_BIAS = "moe.bias";
+export const HEADROOM = "numerics.headroom.mean";
+export const SATURATED = "numerics.saturated.mean";
+export const UNDERFLOWED = "numerics.underflowed.mean";
+
 const oneOf = (...names: string[]) => (metric: string) => names.includes(metric);
 
 export const PANELS: readonly Panel[] = [
@@ -16,7 +23,10 @@ export const PANELS: readonly Panel[] = [
   { id: "gradient", title: "Gradient norm", matches: oneOf("gradient_norm") },
   { id: "throughput", title: "Throughput", matches: oneOf("tokens_per_second") },
   { id: "balance", title: "MaxVio", matches: (metric) => metric.startsWith("moe.max_violation.") },
-  { id: "sequenceBalance", title: "Sequence-wise balance loss", matches: oneOf("loss.balance") },
+  { id: "sequenceBalance", title: "Balance loss", matches: oneOf("loss.balance") },
+  // Shares of a few per cent and powers of two do not go on one axis.
+  { id: "quantised", title: "Lost to quantisation", matches: oneOf(UNDERFLOWED, SATURATED) },
+  { id: "headroom", title: "Quantisation headroom", matches: oneOf(HEADROOM) },
   { id: "batch", title: "Batch size", matches: oneOf("batch_sequences") },
   { id: "stepTime", title: "Step time", matches: oneOf("step_seconds") },
   { id: "schedule", title: "Auxiliary schedules", matches: oneOf("mtp_weight", "bias_update_speed") },
@@ -37,6 +47,9 @@ const TITLES: Record<string, string> = {
   bias_update_speed: "Bias update speed",
   "moe.max_violation.mean": "MaxVio, mean",
   "moe.max_violation.worst": "MaxVio, worst layer",
+  [HEADROOM]: "Headroom",
+  [SATURATED]: "Saturated",
+  [UNDERFLOWED]: "Underflow",
   "moe.load": "Expert load",
   "moe.bias": "Routing bias",
 };
@@ -45,7 +58,3 @@ export function metricTitle(name: string): string {
   const depth = /^loss\.mtp\.(\d+)$/.exec(name);
   return depth ? `MTP loss ${depth[1]}` : (TITLES[name] ?? name);
 }
-
-export const MAIN_LOSS = "loss.main";
-export const EXPERT_LOAD = "moe.load";
-export const ROUTING_BIAS = "moe.bias";

@@ -16,6 +16,19 @@ export function scrubSteps({ first, last }: StepRange): number[] {
   return Array.from({ length: POSITIONS }, (_, index) => Math.round(first + ((last - first) * index) / (POSITIONS - 1)));
 }
 
+/**
+ * At most about `most` steps spread evenly over a range that grows, with both ends: those between are multiples of a power of two, so
+ * that a run that goes on adds to them and moves none.
+ */
+export function sampleSteps({ first, last }: StepRange, most: number): number[] {
+  if (last < first) return [];
+  let stride = 1;
+  while ((last - first + 1) / stride > most) stride *= 2;
+  const steps = [first];
+  for (let step = (Math.floor(first / stride) + 1) * stride; step < last; step += stride) steps.push(step);
+  return last > first ? [...steps, last] : steps;
+}
+
 export function nearestPosition(steps: readonly number[], step: number): number {
   let best = 0;
   steps.forEach((candidate, index) => {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Series } from "../api/types";
-import { type Line, appendPoint, lineFrom, livePointX, nearestIndex, stepsOfRange, supersededPart, valueRange, xOfStep } from "./series";
+import { type Line, appendPoint, lineFrom, lineOfSteps, livePointX, nearestIndex, stepsOfRange, supersededPart, valueRange, xOfStep } from "./series";
 
 const line = (values: number[], bucketSteps = 1): Line => ({
   run: "r",
@@ -100,4 +100,12 @@ test("a pin stands between sparse points", () => {
   expect(xOfStep(sparse, 150)).toBe(150);
   expect(xOfStep(sparse, 200)).toBe(200);
   expect(xOfStep(sparse, 900)).toBeNull();
+});
+
+test("steps that were read one by one make a line", () => {
+  const read = lineOfSteps("r", "m", [1, 8], [0.5, Number.NaN]);
+  expect([read.x, read.last, read.n, read.nonFinite]).toEqual([[1, 8], [0.5, Number.NaN], [1, 1], [0, 1]]);
+  appendPoint(read, { step: 9, x: 9, value: 1 });
+  expect(read.mean).toEqual([0.5, Number.NaN, 1]);
+  expect(read.min, "columns are not shared").not.toBe(read.max);
 });

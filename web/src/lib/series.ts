@@ -49,6 +49,15 @@ export function lineFrom(run: string, answer: Series, series: SeriesColumns, att
   return line.x.every(Number.isFinite) ? line : pick(line, (index) => Number.isFinite(line.x[index]));
 }
 
+/** A line of single steps that were read one by one. */
+export function lineOfSteps(run: string, metric: string, steps: readonly number[], values: readonly number[]): Line {
+  const column = () => [...values];
+  return {
+    run, metric, attempt: null, bucketSteps: 1, x: [...steps], step: [...steps], min: column(), max: column(), last: column(), mean: column(),
+    n: steps.map(() => 1), nonFinite: values.map((value) => (Number.isFinite(value) ? 0 : 1)),
+  };
+}
+
 export interface LivePoint {
   step: number;
   x: number;

@@ -1,6 +1,6 @@
 import type { Axis } from "../api/types";
 import { css, type ColourScale, NON_FINITE_COLOUR } from "./colour";
-import type { Grid } from "./matrix";
+import { type Grid, labelIndexes } from "./matrix";
 import { formatNumber } from "./number";
 import { valueRange } from "./series";
 import { type Trace, centre, extent, formatX } from "./trace";
@@ -63,18 +63,38 @@ export function chartSvg({ title, traces, colours, axis, elapsed, logY }: ChartD
   return frame(WIDTH, HEIGHT, `<text x="${MARGIN.left}" y="18" font-weight="600">${escapeXml(title)}</text>${parts.join("")}`);
 }
 
+export interface GridDrawing {
+  title: string;
+  grid: Grid;
+  scale: ColourScale;
+  rowLabel: (row: number) => string;
+  columnLabel: (column: number) => string;
+  /** Cells that are NaN have nothing to show, and no fault. */
+  blankNan: boolean;
+}
+
+const LABEL = { character: 6, height: 14, width: 40 };
+
 /** A heatmap as one rectangle a cell. */
-export function gridSvg(title: string, grid: Grid, scale: ColourScale): string {
+export function gridSvg({ title, grid, scale, rowLabel, columnLabel, blankNan }: GridDrawing): string {
   const size = Math.max(3, Math.min(16, Math.floor(1200 / grid.columns)));
+  const labelled = labelIndexes(grid.rows, (grid.rows * size) / LABEL.height);
+  const left = 16 + LABEL.character * Math.max(0, ...labelled.map((row) => rowLabel(row).length));
+  const bottom = 30 + grid.rows * size;
   const cells: string[] = [];
+  for (const row of labelled) cells.push(`<text x="${left - 6}" y="${30 + (row + 0.5) * size}" text-anchor="end" dominant-baseline="middle">${escapeXml(rowLabel(row))}</text>`);
+  for (const column of labelIndexes(grid.columns, (grid.columns * size) / LABEL.width)) {
+    cells.push(`<text x="${left + (column + 0.5) * size}" y="${bottom + 14}" text-anchor="middle">${escapeXml(columnLabel(column))}</text>`);
+  }
   for (let row = 0; row < grid.rows; row += 1) {
     for (let column = 0; column < grid.columns; column += 1) {
       const value = grid.values[row * grid.columns + column] ?? Number.NaN;
+      if (blankNan && Number.isNaN(value)) continue;
       const colour = css(Number.isFinite(value) ? scale.colour(value) : NON_FINITE_COLOUR);
-      cells.push(`<rect x="${10 + column * size}" y="${30 + row * size}" width="${size}" height="${size}" fill="${colour}"/>`);
+      cells.push(`<rect x="${left + column * size}" y="${30 + row * size}" width="${size}" height="${size}" fill="${colour}"/>`);
     }
   }
-  return frame(grid.columns * size + 20, grid.rows * size + 40, `<text x="10" y="18" font-weight="600">${escapeXml(title)}</text>${cells.join("")}`);
+  return frame(Math.max(left + grid.columns * size + 20, 20 + 7 * title.length), bottom + 24, `<text x="10" y="18" font-weight="600">${escapeXml(title)}</text>${cells.join("")}`);
 }
 
 const frame = (width: number, height: number, content: string): string =>

@@ -1,6 +1,8 @@
+import { untrack } from "svelte";
 import { api } from "../api/client";
 import type { Problem } from "../api/types";
 import { type Grid, decodeMatrix } from "../lib/matrix";
+import { live } from "./live.svelte";
 import { problemFrom } from "./resource.svelte";
 
 export interface MatrixAt {
@@ -24,8 +26,8 @@ export class MatrixCache {
   private reading = 0;
 
   constructor(
-    private readonly run: string,
-    private readonly name: string,
+    readonly run: string,
+    readonly name: string,
   ) {}
 
   /** Without waiting: what a frame of scrubbing can show. */
@@ -109,6 +111,68 @@ export class MatrixView {
     try {
       const found = await cache.read(step);
       if (ticket === this.wanted) [this.current, this.problem] = [found, null];
+    } catch (error) {
+      if (ticket === this.wanted) this.problem = problemFrom(error);
+    }
+  }
+}
+
+const FOLLOW_MS = 1000;
+
+/** Matrices that are shown together. */
+export interface Followed {
+  shown: readonly { view: MatrixView; cache: MatrixCache }[];
+  /** `null` follows the newest. */
+  step: number | null;
+  everyMs?: number;
+}
+
+/** Shows matrices while a component lives: those of a step that was chosen, or the newest as they come. */
+export function followMatrices(request: () => Followed | null): void {
+  $effect(() => {
+    void live.epoch;
+    const wanted = request();
+    if (wanted === null) return;
+    const { shown, step, everyMs = FOLLOW_MS } = wanted;
+    const show = () => shown.forEach(({ view, cache }) => void view.show(cache, step));
+    untrack(show);
+    if (step !== null) return;
+    let waiting: ReturnType<typeof setTimeout> | undefined;
+    const stop = live.listen((message) => {
+      if (message.event !== "metrics" || !shown.some(({ cache }) => cache.run === message.data.run && message.data.matrices.includes(cache.name))) return;
+      waiting ??= setTimeout(() => {
+        waiting = undefined;
+        show();
+      }, everyMs);
+    });
+    return () => {
+      stop();
+      clearTimeout(waiting);
+    };
+  });
+}
+
+/** The matrices of some steps, in their order: what a cell was over time. What has been read is there while the rest comes. */
+export class MatrixHistory {
+  matrices = $state.raw<readonly MatrixAt[]>([]);
+  problem = $state.raw<Problem | null>(null);
+  private of: MatrixCache | null = null;
+  private wanted = 0;
+
+  async show(cache: MatrixCache, steps: readonly number[]): Promise<void> {
+    this.wanted += 1;
+    const ticket = this.wanted;
+    if (cache !== this.of) [this.of, this.matrices] = [cache, []];
+    const found: MatrixAt[] = [];
+    try {
+      for (let first = 0; first < steps.length; first += AT_A_TIME) {
+        const read = await Promise.all(steps.slice(first, first + AT_A_TIME).map((step) => cache.read(step)));
+        if (ticket !== this.wanted) return;
+        // Of a long run one matrix may stand for several of the steps.
+        for (const matrix of read) if (matrix.lastStep > (found.at(-1)?.lastStep ?? -1)) found.push(matrix);
+        if (found.length > this.matrices.length) this.matrices = [...found];
+      }
+      [this.matrices, this.problem] = [found, null];
     } catch (error) {
       if (ticket === this.wanted) this.problem = problemFrom(error);
     }

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { MatrixCache } from "./matrices.svelte";
+import { MatrixCache, MatrixHistory } from "./matrices.svelte";
 
 /** A server that answers when it is told to. */
 function fakeServer() {
@@ -43,5 +43,32 @@ describe("maps that are read ahead", () => {
     expect((await wanted).step).toBe(90);
     expect(asked, "neighbours of a step that was left are not read").toEqual([1, 2, 90]);
     expect(cache.peek(1)?.step).toBe(1);
+  });
+});
+
+describe("the history of a cell", () => {
+  it("is there while the rest of it comes, and reads a step once", async () => {
+    const { asked, settle } = fakeServer();
+    const [cache, history] = [new MatrixCache("run", "numerics.headroom"), new MatrixHistory()];
+    const steps = () => history.matrices.map(({ step }) => step);
+    void history.show(cache, [1, 2, 3]);
+    await settle();
+    expect([asked, steps()]).toEqual([[1, 2, 3], [1, 2]]);
+    await settle();
+    expect(steps()).toEqual([1, 2, 3]);
+    void history.show(cache, [1, 2, 3, 4]);
+    await settle();
+    await settle();
+    expect([asked, steps()]).toEqual([[1, 2, 3, 4], [1, 2, 3, 4]]);
+  });
+
+  it("is of the matrix that was asked for last", async () => {
+    const { settle } = fakeServer();
+    const history = new MatrixHistory();
+    void history.show(new MatrixCache("run", "numerics.headroom"), [1, 2, 3]);
+    void history.show(new MatrixCache("run", "numerics.saturated"), [7]);
+    await settle();
+    await settle();
+    expect(history.matrices.map(({ step }) => step)).toEqual([7]);
   });
 });

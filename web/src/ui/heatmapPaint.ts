@@ -1,5 +1,5 @@
 import { type ColourScale, NON_FINITE_COLOUR } from "../lib/colour";
-import type { Grid } from "../lib/matrix";
+import { type Grid, labelIndexes } from "../lib/matrix";
 import { formatNumber } from "../lib/number";
 import type { Palette } from "./chartPaint";
 
@@ -27,8 +27,11 @@ function shades(scale: ColourScale): Uint8Array {
   return table;
 }
 
-/** One pixel a cell off screen, then scaled up without smoothing: 15,000 cells cost one image, not 15,000 rectangles. */
-export function paintGrid(context: CanvasRenderingContext2D, grid: Grid, scale: ColourScale, box: Box): void {
+/**
+ * One pixel a cell off screen, then scaled up without smoothing: 15,000 cells cost one image, not 15,000 rectangles. With `blankNan` a
+ * cell that is no number stays empty.
+ */
+export function paintGrid(context: CanvasRenderingContext2D, grid: Grid, scale: ColourScale, box: Box, blankNan: boolean): void {
   buffer ??= new OffscreenCanvas(1, 1);
   buffer.width = Math.max(1, grid.columns);
   buffer.height = Math.max(1, grid.rows);
@@ -44,11 +47,57 @@ export function paintGrid(context: CanvasRenderingContext2D, grid: Grid, scale: 
     for (let channel = 0; channel < 3; channel += 1) {
       data[index * 4 + channel] = (finite ? table[shade + channel] : NON_FINITE_COLOUR[channel]) as number;
     }
-    data[index * 4 + 3] = 255;
+    data[index * 4 + 3] = blankNan && Number.isNaN(value) ? 0 : 255;
   }
   pixels.putImageData(image, 0, 0);
   context.imageSmoothingEnabled = false;
   context.drawImage(buffer, box.left, box.top, box.width, box.height);
+}
+
+/** A cell in which nothing can be measured is crossed out: it is neither zero nor a fault. */
+export function paintBlanks(context: CanvasRenderingContext2D, grid: Grid, box: Box, palette: Palette): void {
+  const [width, height] = [box.width / grid.columns, box.height / grid.rows];
+  context.strokeStyle = palette.muted;
+  context.lineWidth = 0.7;
+  context.beginPath();
+  grid.values.forEach((value, index) => {
+    if (!Number.isNaN(value)) return;
+    const [x, y] = [box.left + (index % grid.columns) * width, box.top + Math.floor(index / grid.columns) * height];
+    context.moveTo(x + 2, y + height - 2);
+    context.lineTo(x + width - 2, y + 2);
+  });
+  context.stroke();
+}
+
+const MARK = { least: 4, most: 9 };
+
+/** A triangle, as states have it, in each cell that is marked. */
+export function paintMarks(context: CanvasRenderingContext2D, grid: Grid, box: Box, isMarked: (value: number) => boolean): void {
+  const [width, height] = [box.width / grid.columns, box.height / grid.rows];
+  const half = Math.min(MARK.most, Math.max(MARK.least, Math.min(width, height) - 4)) / 2;
+  context.fillStyle = "#fff";
+  context.strokeStyle = "#111";
+  context.lineWidth = 1;
+  grid.values.forEach((value, index) => {
+    if (!isMarked(value)) return;
+    const [x, y] = [box.left + ((index % grid.columns) + 0.5) * width, box.top + (Math.floor(index / grid.columns) + 0.5) * height];
+    context.beginPath();
+    context.moveTo(x, y - half);
+    context.lineTo(x + half, y + half);
+    context.lineTo(x - half, y + half);
+    context.closePath();
+    context.stroke();
+    context.fill();
+  });
+}
+
+const FONT = "10px system-ui, sans-serif";
+
+/** Room for the widest of the rows' labels. */
+export function labelRoom(context: CanvasRenderingContext2D, labels: readonly string[]): number {
+  context.font = FONT;
+  const widest = labels.reduce((room, label) => Math.max(room, context.measureText(label).width), 0);
+  return Math.max(MARGIN.left, Math.ceil(widest) + 10);
 }
 
 interface Marginal {
@@ -78,17 +127,11 @@ function highest(values: Float32Array): number {
   return high || 1;
 }
 
-/** Indexes for labels, at steps that people count in. */
-export function labelIndexes(count: number, room: number): number[] {
-  const stride = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256, 500].find((step) => count / step <= room) ?? Math.ceil(count / Math.max(1, room));
-  return Array.from({ length: Math.ceil(count / stride) }, (_, index) => index * stride);
-}
-
 export function paintFrame(context: CanvasRenderingContext2D, parts: FrameParts): void {
   const { grid, box, palette, rowMarginal, columnMarginal, bare, focus } = parts;
   const cellWidth = box.width / grid.columns;
   const cellHeight = box.height / grid.rows;
-  context.font = "10px system-ui, sans-serif";
+  context.font = FONT;
   context.fillStyle = palette.muted;
   if (!bare) {
     context.textAlign = "right";

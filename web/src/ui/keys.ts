@@ -16,7 +16,7 @@ export const SHORTCUTS: readonly Shortcut[] = [
   { keys: "t", does: "Next theme" },
   { keys: "← → + −", does: "In a chart: move the cursor, zoom" },
   { keys: "← ↑ → ↓", does: "In a map: move the cell" },
-  { keys: "[ ]", does: "On Experts: step back and forward" },
+  { keys: "[ ]", does: "On Experts and Numerics: step back and forward" },
 ];
 
 const isTyping = (target: EventTarget | null): boolean =>
