@@ -67,11 +67,19 @@ fn what_is_not_acceptable_changes_nothing() {
                 .into(),
             })
         };
+        let both = || {
+            let Body::Metrics(mut batch) = matrix(1, 1, 1) else {
+                unreachable!("a matrix is a metric");
+            };
+            batch.scalars.insert("m".to_owned(), 1.0);
+            Body::Metrics(batch)
+        };
         let mut other = Writer::new(2);
         for (what, bad) in [
             ("needs 6 values, not 5", writer.record(matrix(2, 3, 5))),
             ("1 to 1048576 elements", writer.record(matrix(0, 3, 0))),
             ("reserved", writer.step(2, &[("$tokens", 1.0)])),
+            ("is a scalar and a matrix", writer.record(both())),
             ("larger than 2^53", writer.step(u64::MAX, &[("a", 1.0)])),
             ("one writer", other.step(2, &[("a", 1.0)])),
             ("1 to 200 characters", writer.step(2, &[(&"x".repeat(201), 1.0)])),
