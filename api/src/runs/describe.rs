@@ -77,7 +77,7 @@ const KNOWN: &[Row] = &[
     (
         "numerics.underflowed",
         None,
-        "Share of elements other than zero that were coded as zero",
+        "Share of elements that were not zero and were coded as zero",
         LOWER,
     ),
     (

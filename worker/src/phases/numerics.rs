@@ -14,7 +14,7 @@ fn saturated(statistics: &Statistics) -> f64 {
     statistics.saturated as f64 / statistics.elements as f64
 }
 
-/// Share of elements other than zero that were coded as zero.
+/// Share of elements that were not zero and were coded as zero.
 fn underflowed(statistics: &Statistics) -> f64 {
     statistics.underflowed as f64 / statistics.elements as f64
 }
