@@ -1,11 +1,13 @@
-"""Training speed of transformers + torch on a DeepSeek-V3 config, on the CPU in f32.
+"""Training speed of transformers + torch on a DeepSeek-V3 config, on the CPU.
 
 A full optimizer step on random tokens: forward, cross-entropy, backward, gradient clipping, AdamW, and the auxiliary-loss-free update
-of the router bias from the experts' loads. Both implementations of the experts that are made for training are tried (batched_mm copies an expert per token); the last
-line of standard output is one JSON object with the median of the fastest. `fathom bench train` measures the same step.
+of the router bias from the experts' loads. Tried are f32 and bf16 (weights, gradients and moments too), both implementations of the experts that are made for training
+(batched_mm copies an expert per token), eager and compiled; each is a line of standard error, and the last line of standard output is one JSON object with the median of the
+fastest. `fathom bench train` measures the same step.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -27,6 +29,8 @@ def arguments():
     parser.add_argument("--warmup", type=int, default=3, help="steps before the measurement")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of torch")
     parser.add_argument("--experts", nargs="+", default=["eager", "grouped_mm"], help="implementations to try")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="types to try")
+    parser.add_argument("--modes", nargs="+", default=["eager", "compile"], help="with or without torch.compile")
     return parser.parse_args()
 
 
@@ -57,20 +61,21 @@ def count_loads(model):
     return loads
 
 
-def measure(args, implementation):
+def measure(args, implementation, dtype, mode):
     torch.manual_seed(0)
     config = load_config(args.config)
-    model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=implementation, dtype=torch.float32)
+    model = DeepseekV3ForCausalLM._from_config(config, experts_implementation=implementation, dtype=getattr(torch, dtype))
     model.train()
     loads = count_loads(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=True)
+    forward = torch.compile(model) if mode == "compile" else model
     generator = torch.Generator().manual_seed(0)
     seconds = []
     loss = None
     for step in range(args.warmup + args.steps):
         tokens = torch.randint(config.vocab_size, (args.batch, args.sequence_length + 1), generator=generator)
         start = time.perf_counter()
-        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+        logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         loss = torch.nn.functional.cross_entropy(logits.reshape(-1, config.vocab_size), tokens[:, 1:].reshape(-1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -86,6 +91,8 @@ def measure(args, implementation):
         raise RuntimeError("the routers were not found: the bias update would be missing from the step")
     tokens_per_step = args.batch * args.sequence_length
     return {
+        "dtype": dtype,
+        "mode": mode,
         "experts_implementation": model.config._experts_implementation,
         "attention_implementation": model.config._attn_implementation,
         "tokens_per_second": round(tokens_per_step / statistics.median(seconds), 1),
@@ -99,15 +106,15 @@ def main():
     args = arguments()
     torch.set_num_threads(args.threads)
     results = []
-    for implementation in args.experts:
+    for variant in itertools.product(args.experts, args.dtypes, args.modes):
         try:
-            results.append(measure(args, implementation))
-        except (ValueError, RuntimeError, NotImplementedError) as error:
-            print(f"{implementation}: {error}", file=sys.stderr)
+            results.append(measure(args, *variant))
+        except Exception as error:  # what torch does not support on this machine fails in many ways
+            print(f"{' '.join(variant)}: {type(error).__name__}: {error}"[:400], file=sys.stderr)
             continue
         print(json.dumps(results[-1]), file=sys.stderr)
     if not results:
-        sys.exit("no implementation of the experts worked")
+        sys.exit("no variant worked")
     best = max(results, key=lambda result: result["tokens_per_second"])
     best["threads"] = args.threads
     best["torch"] = torch.__version__

@@ -5,11 +5,14 @@ mod history;
 use crate::error::Error;
 use crate::foreign;
 use crate::process::{self, Context};
+use serde_json::Value;
+use std::process::Command;
 
 const HELP: &str = "\
 Measure the release binary; one JSON line per figure goes to standard output.
 
 Usage: cargo xtask bench train [OPTIONS]
+       cargo xtask bench operations
        cargo xtask bench history [OPTIONS]
 
 train: training speed on random tokens: forward, backward, clip, AdamW, bias update
@@ -17,7 +20,11 @@ train: training speed on random tokens: forward, backward, clip, AdamW, bias upd
   --sequence-length N   Tokens per sequence (default: 256)
   --batch N             Sequences per step (default: 8)
   --steps N             Measured steps (default: 20)
-  --compare             Also run transformers + torch, installed once under $FATHOM_CACHE/venv/bench (several GB)
+  --precision P         f32, bf16 or fp8 (default: each in turn)
+  --compare             Also run transformers + torch, installed once under $FATHOM_CACHE/venv/bench (several GB), and print
+                        the ratio of the fastest of each
+
+operations: time, GFLOP/s, GB/s and share of the measured peak of each operation and product of a training step
 
 history: ingest, reads and live readers over REST, in the embedded database and in a Postgres server of its own
   --seconds N           Seconds of ingest (default: 10)
@@ -32,8 +39,11 @@ struct Options {
     sequence_length: u32,
     batch: u32,
     steps: u32,
+    precisions: Vec<&'static str>,
     compare: bool,
 }
+
+const PRECISIONS: [&str; 3] = ["f32", "bf16", "fp8"];
 
 /// Runs the benchmark that the arguments name.
 pub fn run(context: &Context, arguments: &[String]) -> Result<(), Error> {
@@ -43,10 +53,13 @@ pub fn run(context: &Context, arguments: &[String]) -> Result<(), Error> {
     }
     match arguments.split_first() {
         Some((what, rest)) if what == "train" => train(context, rest),
+        Some((what, rest)) if what == "operations" => operations(context, rest),
         Some((what, rest)) if what == "history" => history::run(context, rest),
-        Some((other, _)) => Err(Error::Usage(format!("unknown benchmark `{other}`; expected train or history"))),
+        Some((other, _)) => Err(Error::Usage(format!(
+            "unknown benchmark `{other}`; expected train, operations or history"
+        ))),
         None => Err(Error::Usage(
-            "which benchmark? expected `cargo xtask bench train` or `history`".into(),
+            "which benchmark? expected `cargo xtask bench train`, `operations` or `history`".into(),
         )),
     }
 }
@@ -65,11 +78,46 @@ fn train(context: &Context, arguments: &[String]) -> Result<(), Error> {
         "--steps",
         steps,
     ];
-    process::run(&mut context.cargo(&["build", "--release", "--locked", "-p", "fathom"]))?;
-    process::run(context.command(context.fathom("release"), &["bench", "train"]).args(common))?;
+    build(context)?;
+    let mut ours = 0.0_f64;
+    for precision in &options.precisions {
+        let mut command = context.command(context.fathom("release"), &["bench", "train", "--precision", precision]);
+        ours = ours.max(tokens_per_second(command.args(common))?);
+    }
     if options.compare {
         let python = foreign::environment(context, "bench", &context.root.join("xtask/bench/requirements.txt"))?;
-        process::run(context.command(python, &["xtask/bench/hf_train.py"]).args(common))?;
+        let theirs = tokens_per_second(context.command(python, &["xtask/bench/hf_train.py"]).args(common))?;
+        println!(
+            "{}",
+            serde_json::json!({ "fathom": ours, "transformers": theirs, "ratio": ours / theirs })
+        );
+    }
+    Ok(())
+}
+
+fn build(context: &Context) -> Result<(), Error> {
+    process::run(&mut context.cargo(&["build", "--release", "--locked", "-p", "fathom"]))
+}
+
+/// Runs a benchmark of training, prints its line and returns the speed it names.
+fn tokens_per_second(command: &mut Command) -> Result<f64, Error> {
+    let output = process::output(command)?;
+    print!("{output}");
+    let line: Option<Value> = output.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    line.and_then(|line| line["tokens_per_second"].as_f64())
+        .ok_or_else(|| Error::Output {
+            command: process::display(command),
+            problem: "the last line names no tokens_per_second".into(),
+        })
+}
+
+fn operations(context: &Context, arguments: &[String]) -> Result<(), Error> {
+    if let Some(argument) = arguments.first() {
+        return Err(Error::Usage(format!("`bench operations` takes no argument `{argument}`")));
+    }
+    build(context)?;
+    for what in ["ops", "gemm"] {
+        process::run(&mut context.command(context.fathom("release"), &["bench", what]))?;
     }
     Ok(())
 }
@@ -81,6 +129,7 @@ fn parse(arguments: &[String]) -> Result<Options, Error> {
         sequence_length: 256,
         batch: 8,
         steps: 20,
+        precisions: PRECISIONS.to_vec(),
         compare: false,
     };
     while let Some(name) = words.next() {
@@ -90,11 +139,19 @@ fn parse(arguments: &[String]) -> Result<Options, Error> {
             "--sequence-length" => options.sequence_length = positive(name, value()?)?,
             "--batch" => options.batch = positive(name, value()?)?,
             "--steps" => options.steps = positive(name, value()?)?,
+            "--precision" => options.precisions = vec![precision(value()?)?],
             "--compare" => options.compare = true,
             other => return Err(Error::Usage(format!("unknown option `{other}` of bench train"))),
         }
     }
     Ok(options)
+}
+
+fn precision(text: &str) -> Result<&'static str, Error> {
+    PRECISIONS
+        .into_iter()
+        .find(|&precision| precision == text)
+        .ok_or_else(|| Error::Usage(format!("--precision expects one of {}, got `{text}`", PRECISIONS.join(", "))))
 }
 
 fn positive(name: &str, text: &str) -> Result<u32, Error> {
@@ -116,12 +173,13 @@ mod tests {
     fn options_override_the_defaults() {
         let options = parsed("--steps 3 --compare --config c.json").unwrap();
         assert_eq!((options.steps, options.batch, options.compare), (3, 8, true));
-        assert_eq!(options.config, "c.json");
+        assert_eq!((options.config.as_str(), options.precisions), ("c.json", PRECISIONS.to_vec()));
+        assert_eq!(parsed("--precision fp8").unwrap().precisions, ["fp8"]);
     }
 
     #[test]
     fn wrong_command_lines_are_refused() {
-        for line in ["--steps", "--steps 0", "--steps -1", "--speed 3"] {
+        for line in ["--steps", "--steps 0", "--steps -1", "--speed 3", "--precision fp4"] {
             assert!(matches!(parsed(line), Err(Error::Usage(_))), "{line}");
         }
     }

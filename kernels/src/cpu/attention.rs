@@ -6,10 +6,12 @@
 
 mod half;
 mod single;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::Cpu;
 use super::disjoint::Disjoint;
-use super::simd::{Job, Simd, dispatch};
+use super::simd::{Isa, Job, Simd, dispatch};
 use crate::dims::AttentionDims;
 use crate::formats::{Activation, Bf16, DataType};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -31,13 +33,21 @@ thread_local! {
 /// The passes over one head, for operands of one type.
 trait Core: Activation {
     /// Elements of workspace for the queries before `end`.
-    fn forward_workspace(dims: &AttentionDims, end: usize) -> usize;
+    fn forward_workspace(isa: Isa, dims: &AttentionDims, end: usize) -> usize;
     /// Writes `o` and `lse` of a range of queries.
     fn forward<S: Simd>(pass: Forward<'_, Self>);
     /// Elements of workspace.
-    fn backward_workspace(dims: &AttentionDims) -> usize;
+    fn backward_workspace(isa: Isa, dims: &AttentionDims) -> usize;
     /// Writes `dq`, `dkv_up` and the head's part of the shared key's gradient.
     fn backward<S: Simd>(pass: Backward<'_, Self>);
+    /// [`Core::forward`] with an instruction set.
+    fn run_forward(isa: Isa, pass: Forward<'_, Self>) {
+        dispatch(isa, pass);
+    }
+    /// [`Core::backward`] with an instruction set.
+    fn run_backward(isa: Isa, pass: Backward<'_, Self>) {
+        dispatch(isa, pass);
+    }
 }
 
 /// One head of one sequence.
@@ -177,8 +187,8 @@ fn forward_of<A: Core>(cpu: &Cpu, o: &mut [A], lse: &mut [f32], q: &[A], kv_up: 
                 };
                 let start = part * FORWARD_QUERIES;
                 let end = dims.length.min(start + FORWARD_QUERIES);
-                let mut workspace = take_workspace(A::forward_workspace(&dims, end));
-                dispatch(
+                let mut workspace = take_workspace(A::forward_workspace(cpu.isa(), &dims, end));
+                A::run_forward(
                     cpu.isa(),
                     Forward {
                         head,
@@ -289,8 +299,8 @@ fn backward_of<A: Core>(
                 sequence: task / heads,
                 head: task % heads,
             };
-            let mut workspace = take_workspace(A::backward_workspace(&dims));
-            dispatch(
+            let mut workspace = take_workspace(A::backward_workspace(cpu.isa(), &dims));
+            A::run_backward(
                 cpu.isa(),
                 Backward {
                     head,

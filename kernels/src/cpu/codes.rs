@@ -326,7 +326,7 @@ mod tests {
                 along: Along::Columns,
             };
             let mut y = [0.0; LANES];
-            Reference.quantized_product(&mut y, operand(&one, 1), operand(rows.as_flattened(), LANES), Write::Overwrite);
+            Reference::PAIRS.quantized_product(&mut y, operand(&one, 1), operand(rows.as_flattened(), LANES), Write::Overwrite);
             // SAFETY: the machine has the instruction, as just detected.
             let expected = unsafe { sums(&one, &rows) };
             assert_eq!(y.map(f32::to_bits), expected.map(f32::to_bits));

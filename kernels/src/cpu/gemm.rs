@@ -28,6 +28,8 @@ mod operand;
 mod pairs;
 mod precision;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+pub mod tiles;
 mod view;
 
 use super::simd::{Isa, dispatch};
@@ -35,7 +37,8 @@ use crate::Write;
 use block::Block;
 use precision::{Codes, Pairs, Values};
 
-pub use grid::{Task, tasks};
+use grid::Grain;
+pub use grid::Task;
 pub use operand::{Expert, Operand};
 pub use view::{Output, View};
 
@@ -65,12 +68,35 @@ pub struct Product<'a> {
     pub write: Write,
 }
 
+impl Product<'_> {
+    /// The blocks of the product, for so many threads. An element's sum does not depend on the block that it is in.
+    pub fn tasks(&self, isa: Isa, threads: usize) -> impl Iterator<Item = Task> + use<> {
+        let grain = if self.on_tiles(isa) { Grain::TILES } else { Grain::VECTORS };
+        grid::tasks(grain, self.size, threads)
+    }
+
+    /// Whether the instruction set has tiles for it: of two operands of BF16, or of E4M3.
+    const fn on_tiles(&self, isa: Isa) -> bool {
+        isa.has_tiles()
+            && matches!(
+                (self.a, self.b),
+                (Operand::Bf16(_), Operand::Bf16(_)) | (Operand::E4m3(_), Operand::E4m3(_))
+            )
+    }
+}
+
 /// Computes one block of a product.
 pub fn run(isa: Isa, product: &Product<'_>, task: Task) {
     let Size { m, n, k } = product.size;
     product.a.check(m, k);
     product.b.check(n, k);
     product.c.check(m, n);
+    #[cfg(target_arch = "x86_64")]
+    if product.on_tiles(isa) {
+        // SAFETY: the instruction set is proof of the features; sizes are checked, and `tasks` makes each block once.
+        unsafe { tiles::run(product, task) };
+        return;
+    }
     match (product.a, product.b) {
         (Operand::E4m3(_), Operand::E4m3(_)) => dispatch(isa, Block::<Codes>::new(product, task)),
         (Operand::Bf16(_), Operand::Bf16(_)) => dispatch(isa, Block::<Pairs>::new(product, task)),

@@ -14,7 +14,7 @@ fn multiply(cpu: &Cpu, products: &[Product<'_>]) {
     let tasks: Vec<(usize, Task)> = products
         .iter()
         .enumerate()
-        .flat_map(|(index, product)| gemm::tasks(product.size, threads).map(move |task| (index, task)))
+        .flat_map(|(index, product)| product.tasks(cpu.isa(), threads).map(move |task| (index, task)))
         .collect();
     cpu.pool().install(|| {
         tasks

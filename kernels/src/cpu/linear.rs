@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 /// Runs the blocks of one product on all threads.
 pub fn multiply(cpu: &Cpu, product: &Product<'_>) {
-    let tasks: Vec<_> = gemm::tasks(product.size, cpu.threads()).collect();
+    let tasks: Vec<_> = product.tasks(cpu.isa(), cpu.threads()).collect();
     cpu.pool().install(|| {
         tasks
             .into_par_iter()

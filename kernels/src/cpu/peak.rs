@@ -47,6 +47,21 @@ pub fn run<const PAIRS: bool>(cpu: &Cpu, count: usize) -> f64 {
             S::LANES
         }
     }
+    #[cfg(target_arch = "x86_64")]
+    if PAIRS && cpu.isa().has_tiles() {
+        use super::simd::amx;
+        // A round of tiles takes some fifty times as long.
+        let count = count.div_ceil(50);
+        let threads = cpu.pool().broadcast(|_| {
+            // SAFETY: the instruction set is proof of the tiles.
+            unsafe {
+                amx::configure();
+                amx::multiply_registers(count);
+                amx::release();
+            }
+        });
+        return (threads.len() * count * amx::ROUND_FLOPS) as f64;
+    }
     let results = cpu.pool().broadcast(|_| black_box(dispatch(cpu.isa(), Chains::<PAIRS>(count))));
     let each = if PAIRS { 4.0 } else { 2.0 };
     each * (results.len() * count * CHAINS * dispatch(cpu.isa(), Lanes)) as f64

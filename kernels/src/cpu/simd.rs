@@ -5,9 +5,11 @@
 //! loop is compiled with those features.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::formats::{Activation, Bf16, DataType, e4m3};
+use crate::formats::{Activation, Bf16, DataType, SumOrder, e4m3};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512, Avx512Bf16};
 
@@ -24,6 +26,8 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -66,10 +70,36 @@ impl Isa {
         None
     }
 
+    /// AVX-512 with BF16, and AMX tiles for products of BF16 and E4M3, if the operating system lets this process use them.
+    #[must_use]
+    pub fn amx_bf16() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if Self::avx512_bf16().is_some() && amx::available() {
+            return Some(Self(Kind::Amx));
+        }
+        None
+    }
+
+    /// Whether products of BF16 and E4M3 run on AMX tiles.
+    pub(crate) const fn has_tiles(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => true,
+            _ => false,
+        }
+    }
+
+    /// In which order the terms of a product of E4M3 are added.
+    #[must_use]
+    pub const fn sum_order(self) -> SumOrder {
+        if self.has_tiles() { SumOrder::Tiles } else { SumOrder::Pairs }
+    }
+
     /// The best set of this machine.
     #[must_use]
     pub fn best() -> Self {
-        Self::avx512_bf16()
+        Self::amx_bf16()
+            .or_else(Self::avx512_bf16)
             .or_else(Self::avx512)
             .or_else(Self::avx2)
             .unwrap_or(Self::PORTABLE)
@@ -78,7 +108,13 @@ impl Isa {
     /// All sets of this machine, the portable one first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        let sets = [Some(Self::PORTABLE), Self::avx2(), Self::avx512(), Self::avx512_bf16()];
+        let sets = [
+            Some(Self::PORTABLE),
+            Self::avx2(),
+            Self::avx512(),
+            Self::avx512_bf16(),
+            Self::amx_bf16(),
+        ];
         sets.into_iter().flatten().collect()
     }
 
@@ -93,6 +129,8 @@ impl Isa {
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx-bf16",
         }
     }
 }
@@ -118,7 +156,7 @@ pub fn dispatch<J: Job>(isa: Isa, job: J) -> J::Output {
         Kind::Avx512 => unsafe { run_avx512(job) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512Bf16 => unsafe { run_avx512_bf16(job) },
+        Kind::Avx512Bf16 | Kind::Amx => unsafe { run_avx512_bf16(job) },
     }
 }
 

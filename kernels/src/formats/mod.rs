@@ -21,7 +21,7 @@ mod quantize;
 
 pub use activation::{Activation, DataType};
 pub use bf16::Bf16;
-pub use operand::{Along, Operand};
+pub use operand::{Along, Operand, SumOrder};
 pub use quantize::{
     E5m6Dims, GROUP, Grouping, NonFinite, QuantizeDims, QuantizeGroupedDims, Scaling, Source, Statistics, column_scale_row,
     column_scale_rows,

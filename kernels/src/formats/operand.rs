@@ -11,6 +11,17 @@ pub enum Along {
     Rows,
 }
 
+/// The order in which the products of the terms of a group are added up, each step rounded to the nearest FP32 value: what the hardware's
+/// instruction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SumOrder {
+    /// `vdpbf16ps`: pairs of terms `(2i, 2i + 1)`, ascending; of a pair the odd term is added first, then the even one.
+    Pairs,
+    /// `tdpbf16ps`: runs of 32 terms, ascending; of a run the even terms have a sum and the odd terms have one, both ascending from 0, and the sum of the two is
+    /// added.
+    Tiles,
+}
+
 /// An E4M3 matrix in a product.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<'a> {

@@ -32,12 +32,26 @@ use crate::dims::{
     AdamW, AttentionDims, DispatchDims, EmbeddingDims, GroupedDims, HeadDims, LinearDims, PrefixDims, RmsNormDims, RopeDims, RouteDims,
     SwigluDims,
 };
-use crate::formats::{Activation, Bf16, E5m6Dims, QuantizeDims, QuantizeGroupedDims, Scaling, Source, Statistics};
+use crate::formats::{Activation, Bf16, E5m6Dims, QuantizeDims, QuantizeGroupedDims, Scaling, Source, Statistics, SumOrder};
 use crate::{Element, Kernels, Matrix, Rotation, Write};
 
 /// Naive kernels on host vectors.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Reference;
+#[derive(Clone, Copy, Debug)]
+pub struct Reference {
+    /// Of products of E4M3; nothing else depends on it.
+    pub sum_order: SumOrder,
+}
+
+impl Reference {
+    /// The order of `vdpbf16ps`, and of instruction sets without such an instruction.
+    pub const PAIRS: Self = Self {
+        sum_order: SumOrder::Pairs,
+    };
+    /// The order of `tdpbf16ps`.
+    pub const TILES: Self = Self {
+        sum_order: SumOrder::Tiles,
+    };
+}
 
 impl Kernels for Reference {
     type Buffer<T: Element> = Vec<T>;
@@ -129,7 +143,7 @@ impl Kernels for Reference {
         write: Write,
     ) {
         dims.check_forward(self, y_TN.len(), x_TK, w_NK);
-        product::forward(y_TN, x_TK, w_NK, dims, write);
+        product::forward(y_TN, x_TK, w_NK, dims, write, self.sum_order);
     }
 
     fn linear_backward_input<Y: Activation>(
@@ -141,12 +155,12 @@ impl Kernels for Reference {
         write: Write,
     ) {
         dims.check_backward_input(self, dx_TK.len(), dy_TN, w_NK);
-        product::backward_input(dx_TK, dy_TN, w_NK, dims, write);
+        product::backward_input(dx_TK, dy_TN, w_NK, dims, write, self.sum_order);
     }
 
     fn linear_backward_weight(&self, dw_NK: &mut Self::Buffer<f32>, dy_TN: Matrix<'_, Self>, x_TK: Matrix<'_, Self>, dims: LinearDims) {
         dims.check_backward_weight(self, dw_NK.len(), dy_TN, x_TK);
-        product::backward_weight(dw_NK, dy_TN, x_TK, dims);
+        product::backward_weight(dw_NK, dy_TN, x_TK, dims, self.sum_order);
     }
 
     fn grouped_linear_forward<Y: Activation>(
@@ -158,7 +172,7 @@ impl Kernels for Reference {
         dims: GroupedDims,
     ) {
         dims.check_forward(self, y_RN.len(), x_RK, w_ENK, offsets_E1.len());
-        product::grouped_forward(y_RN, x_RK, w_ENK, offsets_E1, dims);
+        product::grouped_forward(y_RN, x_RK, w_ENK, offsets_E1, dims, self.sum_order);
     }
 
     fn grouped_linear_backward_input<Y: Activation>(
@@ -170,7 +184,7 @@ impl Kernels for Reference {
         dims: GroupedDims,
     ) {
         dims.check_backward_input(self, dx_RK.len(), dy_RN, w_ENK, offsets_E1.len());
-        product::grouped_backward_input(dx_RK, dy_RN, w_ENK, offsets_E1, dims);
+        product::grouped_backward_input(dx_RK, dy_RN, w_ENK, offsets_E1, dims, self.sum_order);
     }
 
     fn grouped_linear_backward_weight(
@@ -182,7 +196,7 @@ impl Kernels for Reference {
         dims: GroupedDims,
     ) {
         dims.check_backward_weight(self, dw_ENK.len(), dy_RN, x_RK, offsets_E1.len());
-        product::grouped_backward_weight(dw_ENK, dy_RN, x_RK, offsets_E1, dims);
+        product::grouped_backward_weight(dw_ENK, dy_RN, x_RK, offsets_E1, dims, self.sum_order);
     }
 
     fn rope<A: Activation>(&self, x: &mut Self::Buffer<A>, table: &Self::Buffer<f32>, dims: RopeDims, rotation: Rotation) {

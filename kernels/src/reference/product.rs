@@ -3,7 +3,7 @@
 use super::quantized_linear::{self, Codes};
 use super::{Reference, grouped_linear, linear};
 use crate::dims::{GroupedDims, LinearDims};
-use crate::formats::{Activation, Bf16};
+use crate::formats::{Activation, Bf16, SumOrder};
 use crate::{Matrix, Write};
 use std::borrow::Cow;
 
@@ -46,12 +46,19 @@ fn one_group(dims: LinearDims) -> ([u32; 2], GroupedDims) {
 }
 
 /// `y (=|+=) x w^T`.
-pub fn forward<Y: Activation>(y_TN: &mut [Y], x_TK: Matrix<'_, Reference>, w_NK: Matrix<'_, Reference>, dims: LinearDims, write: Write) {
+pub fn forward<Y: Activation>(
+    y_TN: &mut [Y],
+    x_TK: Matrix<'_, Reference>,
+    w_NK: Matrix<'_, Reference>,
+    dims: LinearDims,
+    write: Write,
+    order: SumOrder,
+) {
     match Operands::new(x_TK, w_NK) {
         Operands::Values(x_TK, w_NK) => linear::forward(y_TN, &x_TK, &w_NK, dims, write),
         Operands::Codes(x, w) => {
             let (offsets, dims) = one_group(dims);
-            quantized_linear::forward(y_TN, x, w, &offsets, dims, write);
+            quantized_linear::forward(y_TN, x, w, &offsets, dims, write, order);
         }
     }
 }
@@ -63,23 +70,24 @@ pub fn backward_input<Y: Activation>(
     w_NK: Matrix<'_, Reference>,
     dims: LinearDims,
     write: Write,
+    order: SumOrder,
 ) {
     match Operands::new(dy_TN, w_NK) {
         Operands::Values(dy_TN, w_NK) => linear::backward_input(dx_TK, &dy_TN, &w_NK, dims, write),
         Operands::Codes(dy, w) => {
             let (offsets, dims) = one_group(dims);
-            quantized_linear::backward_input(dx_TK, dy, w, &offsets, dims, write);
+            quantized_linear::backward_input(dx_TK, dy, w, &offsets, dims, write, order);
         }
     }
 }
 
 /// `dw += dy^T x`.
-pub fn backward_weight(dw_NK: &mut [f32], dy_TN: Matrix<'_, Reference>, x_TK: Matrix<'_, Reference>, dims: LinearDims) {
+pub fn backward_weight(dw_NK: &mut [f32], dy_TN: Matrix<'_, Reference>, x_TK: Matrix<'_, Reference>, dims: LinearDims, order: SumOrder) {
     match Operands::new(dy_TN, x_TK) {
         Operands::Values(dy_TN, x_TK) => linear::backward_weight(dw_NK, &dy_TN, &x_TK, dims),
         Operands::Codes(dy, x) => {
             let (offsets, dims) = one_group(dims);
-            quantized_linear::backward_weight(dw_NK, dy, x, &offsets, dims);
+            quantized_linear::backward_weight(dw_NK, dy, x, &offsets, dims, order);
         }
     }
 }
@@ -91,10 +99,11 @@ pub fn grouped_forward<Y: Activation>(
     w_ENK: Matrix<'_, Reference>,
     offsets_E1: &[u32],
     dims: GroupedDims,
+    order: SumOrder,
 ) {
     match Operands::new(x_RK, w_ENK) {
         Operands::Values(x_RK, w_ENK) => grouped_linear::forward(y_RN, &x_RK, &w_ENK, offsets_E1, dims),
-        Operands::Codes(x, w) => quantized_linear::forward(y_RN, x, w, offsets_E1, dims, Write::Overwrite),
+        Operands::Codes(x, w) => quantized_linear::forward(y_RN, x, w, offsets_E1, dims, Write::Overwrite, order),
     }
 }
 
@@ -105,10 +114,11 @@ pub fn grouped_backward_input<Y: Activation>(
     w_ENK: Matrix<'_, Reference>,
     offsets_E1: &[u32],
     dims: GroupedDims,
+    order: SumOrder,
 ) {
     match Operands::new(dy_RN, w_ENK) {
         Operands::Values(dy_RN, w_ENK) => grouped_linear::backward_input(dx_RK, &dy_RN, &w_ENK, offsets_E1, dims),
-        Operands::Codes(dy, w) => quantized_linear::backward_input(dx_RK, dy, w, offsets_E1, dims, Write::Overwrite),
+        Operands::Codes(dy, w) => quantized_linear::backward_input(dx_RK, dy, w, offsets_E1, dims, Write::Overwrite, order),
     }
 }
 
@@ -119,9 +129,10 @@ pub fn grouped_backward_weight(
     x_RK: Matrix<'_, Reference>,
     offsets_E1: &[u32],
     dims: GroupedDims,
+    order: SumOrder,
 ) {
     match Operands::new(dy_RN, x_RK) {
         Operands::Values(dy_RN, x_RK) => grouped_linear::backward_weight(dw_ENK, &dy_RN, &x_RK, offsets_E1, dims),
-        Operands::Codes(dy, x) => quantized_linear::backward_weight(dw_ENK, dy, x, offsets_E1, dims),
+        Operands::Codes(dy, x) => quantized_linear::backward_weight(dw_ENK, dy, x, offsets_E1, dims, order),
     }
 }

@@ -3,7 +3,7 @@
 use super::Reference;
 use crate::Write;
 use crate::dims::GroupedDims;
-use crate::formats::{Activation, Along, GROUP, Grouping, Operand, column_scale_row};
+use crate::formats::{Activation, Along, GROUP, Grouping, Operand, SumOrder, column_scale_row};
 
 /// Codes and scales of all groups.
 #[derive(Clone, Copy)]
@@ -68,33 +68,61 @@ impl<'a> Codes<'a> {
 }
 
 /// `y (=|+=) a b^T`, rounded once from the FP32 sum.
-fn product<Y: Activation>(y: &mut [Y], a: Operand<'_>, b: Operand<'_>, write: Write) {
+fn product<Y: Activation>(y: &mut [Y], a: Operand<'_>, b: Operand<'_>, write: Write, order: SumOrder) {
     let y = &mut y[..a.vectors() * b.vectors()];
     let mut sums: Vec<f32> = y.iter().map(|&y| y.to_f32()).collect();
-    Reference.quantized_product(&mut sums, a, b, write);
+    Reference { sum_order: order }.quantized_product(&mut sums, a, b, write);
     for (y, sum) in y.iter_mut().zip(sums) {
         *y = Y::from_f32(sum);
     }
 }
 
 /// `y[r] (=|+=) x[r] w[e(r)]^T`.
-pub fn forward<Y: Activation>(y_RN: &mut [Y], x: Codes<'_>, w: Codes<'_>, offsets_E1: &[u32], dims: GroupedDims, write: Write) {
+pub fn forward<Y: Activation>(
+    y_RN: &mut [Y],
+    x: Codes<'_>,
+    w: Codes<'_>,
+    offsets_E1: &[u32],
+    dims: GroupedDims,
+    write: Write,
+    order: SumOrder,
+) {
     for group in groups(offsets_E1, dims) {
         let y_RN = &mut y_RN[group.first * dims.output..];
-        product(y_RN, x.rows(group, dims.input), w.weights(group, dims, Along::Columns), write);
+        product(
+            y_RN,
+            x.rows(group, dims.input),
+            w.weights(group, dims, Along::Columns),
+            write,
+            order,
+        );
     }
 }
 
 /// `dx[r] (=|+=) dy[r] w[e(r)]`.
-pub fn backward_input<Y: Activation>(dx_RK: &mut [Y], dy: Codes<'_>, w: Codes<'_>, offsets_E1: &[u32], dims: GroupedDims, write: Write) {
+pub fn backward_input<Y: Activation>(
+    dx_RK: &mut [Y],
+    dy: Codes<'_>,
+    w: Codes<'_>,
+    offsets_E1: &[u32],
+    dims: GroupedDims,
+    write: Write,
+    order: SumOrder,
+) {
     for group in groups(offsets_E1, dims) {
         let dx_RK = &mut dx_RK[group.first * dims.input..];
-        product(dx_RK, dy.rows(group, dims.output), w.weights(group, dims, Along::Rows), write);
+        product(
+            dx_RK,
+            dy.rows(group, dims.output),
+            w.weights(group, dims, Along::Rows),
+            write,
+            order,
+        );
     }
 }
 
 /// `dw[e] += sum over the rows of e of dy[r]^T x[r]`.
-pub fn backward_weight(dw_ENK: &mut [f32], dy: Codes<'_>, x: Codes<'_>, offsets_E1: &[u32], dims: GroupedDims) {
+pub fn backward_weight(dw_ENK: &mut [f32], dy: Codes<'_>, x: Codes<'_>, offsets_E1: &[u32], dims: GroupedDims, order: SumOrder) {
     for group in groups(offsets_E1, dims) {
         let dw_NK = &mut dw_ENK[group.index * dims.output * dims.input..];
         product(
@@ -102,6 +130,7 @@ pub fn backward_weight(dw_ENK: &mut [f32], dy: Codes<'_>, x: Codes<'_>, offsets_
             dy.columns(group, dims.output),
             x.columns(group, dims.input),
             Write::Accumulate,
+            order,
         );
     }
 }

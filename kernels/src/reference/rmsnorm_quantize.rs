@@ -30,7 +30,7 @@ pub fn forward<X: Activation>(
             y[t * dims.y.stride + dims.y.offset..][..width].copy_from_slice(&rounded[t * width..][..width]);
         }
     }
-    Reference.quantize_source(
+    Reference::PAIRS.quantize_source(
         codes_TD,
         scales,
         Source::Bf16(&rounded),

@@ -17,7 +17,7 @@ trait Property {
 }
 
 fn check_property(property: &impl Property) {
-    property.holds(&Reference, "the reference");
+    property.holds(&Reference::PAIRS, "the reference");
     for cpu in BACKENDS.iter().chain(THREADS.iter()) {
         property.holds(cpu, &format!("{} on {} threads", cpu.isa().name(), cpu.threads()));
     }

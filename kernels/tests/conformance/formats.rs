@@ -41,7 +41,7 @@ pub fn spare<K: Kernels, T: Element>(k: &K, value: T, len: usize) -> K::Buffer<T
 pub fn seen<K: Kernels>(k: &K, slots: usize) -> K::Buffer<Statistics> {
     let mut before = vec![Statistics::default()];
     let x = vec![0.125, f32::NAN];
-    Reference.quantize(
+    Reference::PAIRS.quantize(
         &mut vec![0; 2],
         &mut vec![0.0],
         &mut before,

@@ -220,7 +220,7 @@ impl<A: Activation> Operation for Of<A, AttentionDims> {
         let kv_a = values::<A>(draw, rows * dims.kv_a_width());
         // The backward pass of every backend gets the same output of the forward pass.
         let (mut o_given, mut lse_given) = (vec![A::default(); rows * dims.o_width()], vec![0.0; rows * dims.heads]);
-        Reference.attention_forward(&mut o_given, &mut lse_given, &q, &kv_up, &kv_a, dims);
+        Reference::PAIRS.attention_forward(&mut o_given, &mut lse_given, &q, &kv_up, &kv_a, dims);
         let (q, kv_up, kv_a, o_given, lse_given) = (up(k, &q), up(k, &kv_up), up(k, &kv_a), up(k, &o_given), up(k, &lse_given));
         let (mut o, mut lse) = (drawn::<A, K>(k, draw, rows * dims.o_width()), normal(k, draw, rows * dims.heads));
         k.attention_forward(&mut o, &mut lse, &q, &kv_up, &kv_a, dims);

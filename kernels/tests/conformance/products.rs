@@ -119,7 +119,7 @@ fn quantise<K: Kernels>(k: &K, x: &[f32], tiles: &Tiles<'_>) -> Held<K> {
         let (scale_rows, _) = dims.scales();
         let range = first * columns..end * columns;
         let scales = &mut scales[first_scale * width..][..scale_rows * width];
-        let _ = Reference.quantize_source(&mut codes[range.clone()], scales, Source::F32(&x[range]), dims);
+        let _ = Reference::PAIRS.quantize_source(&mut codes[range.clone()], scales, Source::F32(&x[range]), dims);
     }
     Held::E4m3 {
         codes: up(k, &codes),

@@ -44,7 +44,7 @@ impl Backend {
         // Not zero, so that what is not written shows.
         let (mut codes, mut scales) = (vec![0xaa; dims.rows * dims.columns], vec![-1.0; rows * columns]);
         let statistics = match self {
-            Self::Reference => Reference.quantize_source(&mut codes, &mut scales, x, dims),
+            Self::Reference => Reference::PAIRS.quantize_source(&mut codes, &mut scales, x, dims),
             Self::Cpu(cpu) => cpu.quantize_source(&mut codes, &mut scales, x, dims),
         };
         (codes, scales.into_iter().map(f32::to_bits).collect(), statistics)
@@ -54,7 +54,7 @@ impl Backend {
         let mut packed = vec![0xaa; dims.rows * e5m6::packed_len(dims.columns)];
         let mut scales = vec![-1.0; dims.rows * dims.columns.div_ceil(128)];
         let statistics = match self {
-            Self::Reference => Reference.quantize_e5m6_source(&mut packed, &mut scales, x, dims),
+            Self::Reference => Reference::PAIRS.quantize_e5m6_source(&mut packed, &mut scales, x, dims),
             Self::Cpu(cpu) => cpu.quantize_e5m6_source(&mut packed, &mut scales, x, dims),
         };
         (packed, scales.into_iter().map(f32::to_bits).collect(), statistics)
@@ -63,7 +63,7 @@ impl Backend {
     fn dequantize(&self, x: Source<'_>, rows: usize, columns: usize) -> Vec<f32> {
         let mut y = vec![-1.0; rows * columns];
         match self {
-            Self::Reference => Reference.dequantize_source(&mut y, x, rows, columns),
+            Self::Reference => Reference::PAIRS.dequantize_source(&mut y, x, rows, columns),
             Self::Cpu(cpu) => cpu.dequantize_source(&mut y, x, rows, columns),
         }
         y
@@ -72,7 +72,7 @@ impl Backend {
     fn transpose(&self, x: &[u8], rows: usize, columns: usize) -> Vec<u8> {
         let mut y = vec![0xaa; x.len()];
         match self {
-            Self::Reference => Reference.transpose(&mut y, x, rows, columns),
+            Self::Reference => Reference::PAIRS.transpose(&mut y, x, rows, columns),
             Self::Cpu(cpu) => cpu.transpose_codes(&mut y, x, rows, columns),
         }
         y

@@ -55,7 +55,7 @@ impl Matrix {
 
 fn product(a: Operand<'_>, b: Operand<'_>) -> Vec<f32> {
     let mut y = vec![f32::NAN; a.vectors() * b.vectors()];
-    Reference.quantized_product(&mut y, a, b, Write::Overwrite);
+    Reference::PAIRS.quantized_product(&mut y, a, b, Write::Overwrite);
     y
 }
 
@@ -146,7 +146,7 @@ fn blocks_are_promoted_with_their_own_scales() {
     let expected = 128.0 * 2.0 + 128.0 * 0.125 + 45.0 * 32.0;
     assert_eq!(product(row(&codes, &a), row(&ones, &b)), [expected]);
     let mut y = [10.0];
-    Reference.quantized_product(&mut y, row(&codes, &a), row(&ones, &b), Write::Accumulate);
+    Reference::PAIRS.quantized_product(&mut y, row(&codes, &a), row(&ones, &b), Write::Accumulate);
     assert_eq!(y, [expected + 10.0]);
     // Within a block 448^2 swallows 2^-18 terms; a block of their own keeps them.
     let (mut a, mut b) = (vec![0x01; 256], vec![0x01; 256]);
@@ -159,7 +159,7 @@ fn blocks_are_promoted_with_their_own_scales() {
     for (value, scales) in [(1.125, [1.0 + f32::EPSILON, 1.0]), (1.375, [1.0 + f32::EPSILON; 2])] {
         let (code, one, [a, b]) = ([e4m3::encode(value)], [e4m3::encode(1.0)], scales);
         let mut y = [-(value * (a * b))];
-        Reference.quantized_product(&mut y, row(&code, &[a]), row(&one, &[b]), Write::Accumulate);
+        Reference::PAIRS.quantized_product(&mut y, row(&code, &[a]), row(&one, &[b]), Write::Accumulate);
         assert_eq!(y, [0.0], "{value}");
         assert_ne!(
             f64::from(value) * f64::from(a) * f64::from(b),

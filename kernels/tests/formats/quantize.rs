@@ -401,7 +401,7 @@ fn wrong_sizes_are_refused() {
         scaling: Scaling::Plain,
         transposed: false,
     };
-    let _ = fathom_kernels::Reference.quantize_source(&mut [0; 6], &mut [0.0; 1], Source::F32(&[0.0; 6]), dims);
+    let _ = fathom_kernels::Reference::PAIRS.quantize_source(&mut [0; 6], &mut [0.0; 1], Source::F32(&[0.0; 6]), dims);
 }
 
 #[test]

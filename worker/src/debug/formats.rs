@@ -76,7 +76,7 @@ pub fn gemm(input: &Path, output: &Path, scaling: Scaling) -> Result<Value> {
     let operand = |matrix: &Matrix, name, grouping| quantized(matrix, grouping, scaling).map_err(|error| not_finite(input, name, error));
     let (left, right) = (operand(&a, "a", Grouping::Row)?, operand(&b, "b", Grouping::Block)?);
     let mut y = vec![0.0; a.rows * b.rows];
-    Reference.quantized_product(&mut y, left.operand(&a), right.operand(&b), Write::Overwrite);
+    Reference::PAIRS.quantized_product(&mut y, left.operand(&a), right.operand(&b), Write::Overwrite);
     let mut written = Tensors::new();
     written.insert("y".into(), (Dtype::F32, vec![a.rows, b.rows], bytes(&y)));
     save(output, &written)?;

@@ -32,8 +32,8 @@ mod tests {
     #[test]
     fn tokens_and_targets_are_shifted_within_each_row() {
         let dims = BatchDims { sequences: 2, length: 3 };
-        let mut batch = Batch::new(&Reference, dims, 1);
-        load(&Reference, &mut batch, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        let mut batch = Batch::new(&Reference::PAIRS, dims, 1);
+        load(&Reference::PAIRS, &mut batch, &[1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(batch.tokens, [1, 2, 3, 5, 6, 7]);
         assert_eq!(batch.targets, [2, 3, 4, 6, 7, 8]);
         // Depth 1 sees t_{i+1} and predicts t_{i+2}: the last position of each row has no target.

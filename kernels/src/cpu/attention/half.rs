@@ -15,19 +15,21 @@
 //! `n` is an integer, so that rescaling is exact and the rounding of P does not depend on the blocks. Blocks on the diagonal compute what
 //! their register tiles need of the triangle.
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::{Backward, Core, Forward, MOST_LANES, PAD, cut};
 use crate::cpu::gemm::View;
 use crate::cpu::pack::pack_into;
 use crate::cpu::pair_tile::{Pairs, Part, height, multiply};
 use crate::cpu::rmsnorm::dot;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{Isa, Simd, dispatch};
 use crate::cpu::tile::Rows;
 use crate::dims::AttentionDims;
 use crate::formats::Bf16;
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// Keys per block of the forward pass, queries per block of the backward pass: even, and multiples of every panel.
-const BLOCK: usize = 64;
+pub const BLOCK: usize = 64;
 
 /// Sizes of local copies, in pairs or FP32 values.
 #[derive(Clone, Copy)]
@@ -49,6 +51,26 @@ impl Widths {
             value: value.div_ceil(2),
             key_row: key.next_multiple_of(PAD),
             value_row: value.next_multiple_of(PAD),
+        }
+    }
+}
+
+/// Where the weights of a block lie: those of the first vector of lanes in rows of pairs, and those of the second.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// Elements from a pair to the next.
+    pub row: usize,
+    /// Elements from the first vector to the second.
+    pub half: usize,
+}
+
+impl Layout {
+    /// Both vectors side by side.
+    #[inline(always)]
+    const fn rows<S: Simd>() -> Self {
+        Self {
+            row: 2 * S::LANES,
+            half: S::LANES,
         }
     }
 }
@@ -132,17 +154,41 @@ const fn neighbours(pair: usize) -> (usize, usize) {
 
 /// Sets the given columns of each row: those on the far side of the diagonal.
 #[inline(always)]
-fn fill_rows(block: &mut [f32], lanes: usize, rows: usize, columns: impl Fn(usize) -> std::ops::Range<usize>, value: f32) {
+pub fn fill_rows(block: &mut [f32], lanes: usize, rows: usize, columns: impl Fn(usize) -> std::ops::Range<usize>, value: f32) {
     for (i, row) in block.chunks_exact_mut(lanes).take(rows).enumerate() {
         row[columns(i)].fill(value);
     }
 }
 
 impl Core for Bf16 {
-    fn forward_workspace(dims: &AttentionDims, end: usize) -> usize {
+    fn forward_workspace(isa: Isa, dims: &AttentionDims, end: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() {
+            return tiles::forward_workspace(dims, end);
+        }
         let widths = Widths::of(dims);
         let operands = end * widths.key + end.div_ceil(2) * widths.value_row;
         operands + MOST_LANES * (2 * widths.key + widths.value_row) + BLOCK * MOST_LANES * 3 / 2
+    }
+
+    fn run_forward(isa: Isa, pass: Forward<'_, Self>) {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() {
+            // SAFETY: the instruction set is proof of the tiles and the features.
+            unsafe { tiles::forward(pass) };
+            return;
+        }
+        dispatch(isa, pass);
+    }
+
+    fn run_backward(isa: Isa, pass: Backward<'_, Self>) {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() {
+            // SAFETY: as above.
+            unsafe { tiles::backward(pass) };
+            return;
+        }
+        dispatch(isa, pass);
     }
 
     #[inline(always)]
@@ -191,7 +237,7 @@ impl Core for Bf16 {
                 fill_rows(s, lanes, keys, |key| 0..(block + key).saturating_sub(first), f32::NEG_INFINITY);
                 s[keys * lanes..keys.next_multiple_of(2) * lanes].fill(f32::NEG_INFINITY);
                 // SAFETY: as above.
-                let factors = unsafe { softmax.block::<S>(p, s, keys.div_ceil(2)) };
+                let factors = unsafe { softmax.block::<S>(p, s, keys.div_ceil(2), Layout::rows::<S>()) };
                 if block > 0 {
                     rescale(o_panel, widths.value_row, &factors);
                 }
@@ -228,7 +274,11 @@ impl Core for Bf16 {
         }
     }
 
-    fn backward_workspace(dims: &AttentionDims) -> usize {
+    fn backward_workspace(isa: Isa, dims: &AttentionDims) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() {
+            return tiles::backward_workspace(dims);
+        }
         let (widths, length) = (Widths::of(dims), dims.length);
         let rows = widths.key_row + widths.value_row;
         let operands = length * (widths.key + widths.value) + length.div_ceil(2) * rows;
@@ -341,7 +391,7 @@ impl Core for Bf16 {
                 let seeing = |keys: std::ops::Range<usize>| (first + keys.start).saturating_sub(block) / 2..query_pairs;
                 // SAFETY: as above.
                 unsafe {
-                    block_of.weights::<S>(p, ds, ds_rows, query_pairs);
+                    block_of.weights::<S>(p, ds, ds_rows, query_pairs, Layout::rows::<S>());
                     let by_key = |data| Pairs::Strided { data, row: 1, term: lanes };
                     let rows = Rows {
                         data: &do_pairs[block / 2 * widths.value_row..],
@@ -421,7 +471,7 @@ impl Core for Bf16 {
 
 /// `target = factor * source`, rounded.
 #[inline(always)]
-fn round(target: &mut [Bf16], source: &[f32], factor: f32) {
+pub fn round(target: &mut [Bf16], source: &[f32], factor: f32) {
     for (target, &value) in target.iter_mut().zip(source) {
         *target = Bf16::from_f32(factor * value);
     }
@@ -440,18 +490,18 @@ fn rescale(rows: &mut [f32], width: usize, factors: &[f32]) {
 }
 
 /// Softmax over the keys of a panel of queries, block by block.
-struct Softmax {
+pub struct Softmax {
     /// Logits in units of `ln 2` per score.
     scale: f32,
     /// Largest logit of each query so far, rounded up to an integer in the same unit.
-    exponents: [f32; MOST_LANES],
+    pub exponents: [f32; MOST_LANES],
     /// Sums of `2^(scale s - exponent)`.
-    sums: [f32; MOST_LANES],
+    pub sums: [f32; MOST_LANES],
 }
 
 impl Softmax {
     #[inline(always)]
-    fn new(scale: f32) -> Self {
+    pub fn new(scale: f32) -> Self {
         Self {
             scale,
             exponents: [f32::NEG_INFINITY; MOST_LANES],
@@ -459,15 +509,15 @@ impl Softmax {
         }
     }
 
-    /// Weights of `2 pairs` keys from their scores, `[key][query]`, in pairs of keys, `[pair][query]`. Returns the factors for what has been
+    /// Weights of `2 pairs` keys from their scores, `[key][query]`, in pairs of keys, in a layout. Returns the factors for what has been
     /// summed with earlier weights.
     ///
     /// # Safety
     /// Only inside [`super::dispatch`] with this instruction set.
     #[inline(always)]
-    unsafe fn block<S: Simd>(&mut self, p: &mut [f32], s: &[f32], pairs: usize) -> [f32; MOST_LANES] {
+    pub unsafe fn block<S: Simd>(&mut self, p: &mut [f32], s: &[f32], pairs: usize, layout: Layout) -> [f32; MOST_LANES] {
         let lanes = 2 * S::LANES;
-        let (s, p) = (&s[..2 * pairs * lanes], &mut p[..pairs * lanes]);
+        let s = &s[..2 * pairs * lanes];
         let (mut largest, mut factors) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
         // SAFETY: the caller guarantees the instruction set; vectors at `lane` are inside rows of `lanes` values.
         unsafe {
@@ -489,11 +539,13 @@ impl Softmax {
                 S::store(factors.as_mut_ptr().add(lane), factor);
                 let mut sum = S::mul(factor, S::load(self.sums.as_ptr().add(lane)));
                 let shift = S::mul(S::splat(-1.0), S::load(self.exponents.as_ptr().add(lane)));
-                for (s, p) in s.chunks_exact(2 * lanes).zip(p.chunks_exact_mut(lanes)) {
+                let p = p[lane / S::LANES * layout.half..].chunks_mut(layout.row);
+                for (s, p) in s.chunks_exact(2 * lanes).zip(p) {
+                    let p = &mut p[..S::LANES];
                     let even = S::exp2(S::fma(S::load(s.as_ptr().add(lane)), scale, shift));
                     let odd = S::exp2(S::fma(S::load(s.as_ptr().add(lanes + lane)), scale, shift));
                     sum = S::add(sum, S::add(even, odd));
-                    S::store(p.as_mut_ptr().add(lane), S::round_pairs(even, odd));
+                    S::store(p.as_mut_ptr(), S::round_pairs(even, odd));
                 }
                 S::store(self.sums.as_mut_ptr().add(lane), sum);
             }
@@ -503,32 +555,30 @@ impl Softmax {
 }
 
 /// A block of scores of queries, `[query][key]`, and what turns them into weights.
-struct Scores<'a> {
-    s: &'a [f32],
-    dp: &'a [f32],
+pub struct Scores<'a> {
+    pub s: &'a [f32],
+    pub dp: &'a [f32],
     /// Logarithms of the softmax denominators, in units of `ln 2`.
-    exponents: &'a [f32],
-    deltas: &'a [f32],
+    pub exponents: &'a [f32],
+    pub deltas: &'a [f32],
     /// Logits in units of `ln 2` per score.
-    scale: f32,
+    pub scale: f32,
 }
 
 impl Scores<'_> {
-    /// `P` and `dS` of `2 pairs` queries in pairs of queries, `[pair][key]`, and `dS` in pairs of keys `LANES` apart, `[query][pair]`.
+    /// `P` and `dS` of `2 pairs` queries in pairs of queries, in a layout, and `dS` in pairs of keys `LANES` apart, `[query][pair]`.
     ///
     /// # Safety
     /// Only inside [`super::dispatch`] with this instruction set.
     #[inline(always)]
-    unsafe fn weights<S: Simd>(&self, p: &mut [f32], ds: &mut [f32], ds_rows: &mut [f32], pairs: usize) {
+    pub unsafe fn weights<S: Simd>(&self, p: &mut [f32], ds: &mut [f32], ds_rows: &mut [f32], pairs: usize, layout: Layout) {
         let lanes = 2 * S::LANES;
         let scores = self.s[..2 * pairs * lanes].chunks_exact(2 * lanes);
         let products = self.dp[..2 * pairs * lanes].chunks_exact(2 * lanes);
-        let targets = p
-            .chunks_exact_mut(lanes)
-            .zip(ds.chunks_exact_mut(lanes))
-            .zip(ds_rows.chunks_exact_mut(lanes));
+        let starts = (0..).step_by(layout.row);
+        let targets = starts.zip(ds_rows.chunks_exact_mut(lanes));
         let statistics = self.exponents.chunks_exact(2).zip(self.deltas.chunks_exact(2));
-        for (((s, dp), (exponents, deltas)), ((p, ds), ds_rows)) in scores.zip(products).zip(statistics).zip(targets) {
+        for (((s, dp), (exponents, deltas)), (start, ds_rows)) in scores.zip(products).zip(statistics).zip(targets) {
             // SAFETY: the caller guarantees the instruction set; vectors are inside two rows of `lanes` values, or one of pairs.
             unsafe {
                 let (low, high) = (0, S::LANES);
@@ -541,10 +591,11 @@ impl Scores<'_> {
                 });
                 let ((p00, ds00), (p01, ds01)) = (even.weights::<S>(low), even.weights::<S>(high));
                 let ((p10, ds10), (p11, ds11)) = (odd.weights::<S>(low), odd.weights::<S>(high));
-                S::store(p.as_mut_ptr(), S::round_pairs(p00, p10));
-                S::store(p.as_mut_ptr().add(S::LANES), S::round_pairs(p01, p11));
-                S::store(ds.as_mut_ptr(), S::round_pairs(ds00, ds10));
-                S::store(ds.as_mut_ptr().add(S::LANES), S::round_pairs(ds01, ds11));
+                let second = start + layout.half;
+                S::store(p[start..][..S::LANES].as_mut_ptr(), S::round_pairs(p00, p10));
+                S::store(p[second..][..S::LANES].as_mut_ptr(), S::round_pairs(p01, p11));
+                S::store(ds[start..][..S::LANES].as_mut_ptr(), S::round_pairs(ds00, ds10));
+                S::store(ds[second..][..S::LANES].as_mut_ptr(), S::round_pairs(ds01, ds11));
                 S::store(ds_rows.as_mut_ptr(), S::round_pairs(ds00, ds01));
                 S::store(ds_rows.as_mut_ptr().add(S::LANES), S::round_pairs(ds10, ds11));
             }

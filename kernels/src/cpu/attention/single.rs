@@ -15,7 +15,7 @@ use crate::cpu::exp::{exp, exp_nonpositive};
 use crate::cpu::gemm::View;
 use crate::cpu::pack::pack_into;
 use crate::cpu::rmsnorm::dot;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{Isa, Simd};
 use crate::cpu::tile::{Rows, Scalars, multiply};
 use crate::dims::AttentionDims;
 
@@ -90,7 +90,7 @@ fn tiles<S: Simd>(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl Core for f32 {
-    fn forward_workspace(dims: &AttentionDims, end: usize) -> usize {
+    fn forward_workspace(_: Isa, dims: &AttentionDims, end: usize) -> usize {
         let (k_width, v_width) = widths(dims);
         end * (2 * k_width + v_width + MOST_LANES) + MOST_LANES * (k_width + v_width)
     }
@@ -156,7 +156,7 @@ impl Core for f32 {
         }
     }
 
-    fn backward_workspace(dims: &AttentionDims) -> usize {
+    fn backward_workspace(_: Isa, dims: &AttentionDims) -> usize {
         let (k_width, v_width) = widths(dims);
         dims.length * (3 * (k_width + v_width) + 2 * MOST_LANES) + MOST_LANES * (3 * k_width + 3 * v_width)
     }

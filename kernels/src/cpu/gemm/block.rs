@@ -64,16 +64,16 @@ impl<P: Precision> Job for Block<'_, P> {
 
 /// Rows of C.
 #[derive(Clone, Copy)]
-struct Rows {
-    pointer: Pointer,
+pub struct Rows {
+    pub pointer: Pointer,
     /// Distance between rows.
-    row: usize,
+    pub row: usize,
 }
 
 impl Rows {
     /// The same from an element on, which need not exist.
     #[inline(always)]
-    const fn at(self, i: usize, j: usize) -> Self {
+    pub const fn at(self, i: usize, j: usize) -> Self {
         Self {
             pointer: self.pointer.skip(i * self.row + j),
             row: self.row,
@@ -83,16 +83,16 @@ impl Rows {
 
 /// Sums in rows of whole vectors.
 #[derive(Clone, Copy)]
-struct Sums {
-    pointer: *mut f32,
+pub struct Sums {
+    pub pointer: *mut f32,
     /// Distance between rows.
-    row: usize,
+    pub row: usize,
 }
 
 impl Sums {
     /// The same from an element on, which need not exist.
     #[inline(always)]
-    const fn at(self, i: usize, j: usize) -> Self {
+    pub const fn at(self, i: usize, j: usize) -> Self {
         Self {
             pointer: self.pointer.wrapping_add(i * self.row + j),
             row: self.row,
@@ -266,7 +266,7 @@ unsafe fn run<S: Simd, P: Precision>(tile: PanelTile, c: Rows, kept: Option<Sums
 /// # Safety
 /// Both hold `height x width`; as for [`Simd`].
 #[inline(always)]
-unsafe fn load<S: Simd>(sums: Sums, c: Rows, size: (usize, usize)) {
+pub unsafe fn load<S: Simd>(sums: Sums, c: Rows, size: (usize, usize)) {
     // SAFETY: passed on from the caller.
     unsafe {
         match c.pointer {
@@ -300,7 +300,7 @@ unsafe fn load_as<S: Simd, Y: Activation>(sums: Sums, (c, c_row): (*const Y, usi
 /// # Safety
 /// As for [`load`].
 #[inline(always)]
-unsafe fn store<S: Simd>(c: Rows, sums: Sums, size: (usize, usize)) {
+pub unsafe fn store<S: Simd>(c: Rows, sums: Sums, size: (usize, usize)) {
     // SAFETY: passed on from the caller.
     unsafe {
         match c.pointer {
@@ -333,7 +333,7 @@ unsafe fn store_as<S: Simd, Y: Activation>((c, c_row): (*mut Y, usize), sums: Su
 ///
 /// # Safety
 /// C holds `height x width`.
-unsafe fn clear(c: Rows, (height, width): (usize, usize)) {
+pub unsafe fn clear(c: Rows, (height, width): (usize, usize)) {
     for i in 0..height {
         // SAFETY: inside C, as the caller guarantees.
         unsafe {

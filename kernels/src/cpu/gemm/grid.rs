@@ -2,17 +2,41 @@
 
 use super::Size;
 
-/// Largest block of C per task. B's panels, 512 KiB, are read once for each panel of A and stay in the L2 cache; A's are read once. With rows
-/// and columns the other way round large products are some 2 % slower.
-const ROWS: usize = 528;
-const COLUMNS: usize = 256;
-/// Blocks start at multiples of every set's register tile: rows of 4, 6 and 12, columns of 16 and 32.
-const STEP_ROWS: usize = 12;
-const STEP_COLUMNS: usize = 32;
+/// How products are split.
+#[derive(Clone, Copy, Debug)]
+pub struct Grain {
+    /// Largest block of C per task.
+    rows: usize,
+    columns: usize,
+    /// Blocks start at multiples of the register tile.
+    step_rows: usize,
+    step_columns: usize,
+    /// Time to pack an element, in multiply-adds.
+    packing: f64,
+}
+
+impl Grain {
+    /// For vectors. B's panels, 512 KiB, are read once for each panel of A and stay in the L2 cache; A's are read once. With rows and columns
+    /// the other way round large products are some 2 % slower. Register tiles of the sets have 4, 6 and 12 rows, 16 and 32 columns.
+    pub const VECTORS: Self = Self {
+        rows: 528,
+        columns: 256,
+        step_rows: 12,
+        step_columns: 32,
+        packing: 8.0,
+    };
+    /// For tiles: both operands' panels, 512 KiB each, stay in the L2 cache.
+    pub const TILES: Self = Self {
+        rows: 512,
+        columns: 512,
+        step_rows: 32,
+        step_columns: 32,
+        packing: 64.0,
+    };
+}
+
 /// Terms per task below which a thread's wake-up costs more than it saves: some 10 microseconds.
 const LEAST_TERMS: usize = 1 << 18;
-/// Time to pack an element, in multiply-adds.
-const PACKING: f64 = 8.0;
 
 /// A block of C.
 #[derive(Clone, Copy, Debug)]
@@ -23,13 +47,13 @@ pub struct Task {
     pub columns: (usize, usize),
 }
 
-/// The blocks of a product, for so many threads. An element's sum does not depend on the block that it is in.
-pub fn tasks(size: Size, threads: usize) -> impl Iterator<Item = Task> {
-    let (down, across) = grid(size, threads);
+/// The blocks of a product, for so many threads.
+pub fn tasks(grain: Grain, size: Size, threads: usize) -> impl Iterator<Item = Task> {
+    let (down, across) = grid(grain, size, threads);
     (0..down).flat_map(move |i| {
         (0..across).map(move |j| Task {
-            rows: part(size.m, down, STEP_ROWS, i),
-            columns: part(size.n, across, STEP_COLUMNS, j),
+            rows: part(size.m, down, grain.step_rows, i),
+            columns: part(size.n, across, grain.step_columns, j),
         })
     })
 }
@@ -43,20 +67,27 @@ fn part(extent: usize, count: usize, step: usize, index: usize) -> (usize, usize
 
 /// Rows and columns of the grid of blocks: the one with the least time of the slowest thread, where a grid packs `m` rows once for each
 /// of its columns and `n` columns once for each of its rows.
-fn grid(size: Size, threads: usize) -> (usize, usize) {
+fn grid(grain: Grain, size: Size, threads: usize) -> (usize, usize) {
     let Size { m, n, k } = size;
+    let Grain {
+        rows,
+        columns,
+        step_rows,
+        step_columns,
+        packing,
+    } = grain;
     if m == 0 || n == 0 {
         return (0, 0);
     }
     let threads = threads.min(m * n * k / LEAST_TERMS).max(1);
-    let (least_down, least_across) = (m.div_ceil(ROWS), n.div_ceil(COLUMNS));
-    let (most_down, most_across) = (m.div_ceil(STEP_ROWS), n.div_ceil(STEP_COLUMNS));
+    let (least_down, least_across) = (m.div_ceil(rows), n.div_ceil(columns));
+    let (most_down, most_across) = (m.div_ceil(step_rows), n.div_ceil(step_columns));
     let mut best = (f64::INFINITY, (least_down, least_across));
     for down in least_down..=most_down.min(least_down + 2 * threads) {
         for across in least_across..=most_across.min(least_across + 2 * threads) {
             let blocks = down * across;
             let idle = (blocks.div_ceil(threads) * threads) as f64 / blocks as f64;
-            let time = idle * (1.0 + PACKING * (across as f64 / n as f64 + down as f64 / m as f64));
+            let time = idle * (1.0 + packing * (across as f64 / n as f64 + down as f64 / m as f64));
             if time < best.0 {
                 best = (time, (down, across));
             }
@@ -81,21 +112,21 @@ mod tests {
             (5, 0, 5),
             (5, 5, 0),
         ];
-        for (size, threads) in sizes
+        let cases = sizes
             .into_iter()
-            .flat_map(|(m, n, k)| [1, 2, 7].map(|threads| (Size { m, n, k }, threads)))
-        {
+            .flat_map(|(m, n, k)| [1, 2, 7].map(|threads| (Size { m, n, k }, threads)));
+        for (grain, (size, threads)) in cases.flat_map(|case| [(Grain::VECTORS, case), (Grain::TILES, case)]) {
             let (mut area, mut largest) = (0, 0);
-            for task in tasks(size, threads) {
+            for task in tasks(grain, size, threads) {
                 let Task {
                     rows: (i, m),
                     columns: (j, n),
                 } = task;
                 assert!(
-                    m > 0 && n > 0 && i + m <= size.m && j + n <= size.n && m <= ROWS && n <= COLUMNS,
+                    m > 0 && n > 0 && i + m <= size.m && j + n <= size.n && m <= grain.rows && n <= grain.columns,
                     "{size:?}: {task:?}"
                 );
-                assert!(i % STEP_ROWS == 0 && j % STEP_COLUMNS == 0);
+                assert!(i % grain.step_rows == 0 && j % grain.step_columns == 0);
                 (area, largest) = (area + m * n, largest.max(m * n));
             }
             assert_eq!(area, size.m * size.n, "{size:?}");
