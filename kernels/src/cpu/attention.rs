@@ -8,6 +8,7 @@ mod half;
 mod single;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod weights;
 
 use super::Cpu;
 use super::disjoint::Disjoint;

@@ -71,7 +71,11 @@ pub struct Product<'a> {
 impl Product<'_> {
     /// The blocks of the product, for so many threads. An element's sum does not depend on the block that it is in.
     pub fn tasks(&self, isa: Isa, threads: usize) -> impl Iterator<Item = Task> + use<> {
-        let grain = if self.on_tiles(isa) { Grain::TILES } else { Grain::VECTORS };
+        let grain = if self.on_tiles(isa) {
+            Grain::tiles(self.size.k)
+        } else {
+            Grain::VECTORS
+        };
         grid::tasks(grain, self.size, threads)
     }
 

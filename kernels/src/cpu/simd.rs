@@ -215,6 +215,8 @@ pub trait Simd: Copy + 'static {
     /// `sums + a_odd b_odd`, then `+ a_even b_even`, where each lane of `a` and `b` is a pair of BF16 values, the even one in the lower half.
     /// Fused where the set has FMA: the same bits if the products are exact. Subnormal operands and results may count as zero.
     unsafe fn dot_pairs(sums: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// The larger of each lane; `b` where either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `2^x` of each lane, for `x` up to 127, within 2 units in the last place; 0 or subnormal below -126; NaN for NaN.
@@ -324,6 +326,7 @@ impl Simd for Portable {
     }
     portable! {
         mul(a, b) = |a: f32, b: f32| a * b;
+        div(a, b) = |a: f32, b: f32| a / b;
         max(a, b) = |a: f32, b: f32| if a > b { a } else { b };
         exp2(x) = exp2;
         round_pairs(even, odd) =

@@ -1,16 +1,46 @@
 //! SwiGLU, plain and with the routing weight folded into its backward pass. Bound by memory, with one `exp` per element.
 
 use super::Cpu;
-use super::exp::sigmoid;
 use super::rmsnorm::dot;
 use super::simd::{Job, Simd, dispatch};
-use super::widen::{BLOCK, EMPTY, narrow, target, widen, widen_mut};
+use super::widen::{each_vector, load, store};
 use crate::dims::SwigluDims;
 use crate::formats::Activation;
 use rayon::prelude::*;
+use std::f32::consts::{LN_2, LOG2_E};
 
 /// Rows per task.
 const ROWS: usize = 32;
+
+/// `1 / (1 + e^-x)` of each lane within 4 units in the last place, for finite `x`; not finite otherwise, unless `x` is `-inf`.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
+    /// Below it, `e^-x` would not be finite, and the result is 0 to the precision of any product with `x`.
+    const LOWEST: f32 = -87.0;
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let (x, base) = (S::max(S::splat(LOWEST), x), S::splat(-LOG2_E));
+        let exponent = S::mul(x, base);
+        // What the product was rounded by: 0 in sets without FMA.
+        let rest = S::fma(x, base, S::mul(exponent, S::splat(-1.0)));
+        let power = S::exp2(exponent);
+        let power = S::fma(power, S::mul(rest, S::splat(LN_2)), power);
+        S::div(S::splat(1.0), S::add(S::splat(1.0), power))
+    }
+}
+
+/// `silu(gate) up` of a vector.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub unsafe fn swiglu<S: Simd>(gate: S::V, up: S::V) -> S::V {
+    // SAFETY: passed on from the caller.
+    unsafe { S::mul(S::mul(gate, sigmoid::<S>(gate)), up) }
+}
 
 struct Forward<'a, A> {
     a: &'a mut [A],
@@ -25,14 +55,13 @@ impl<A: Activation> Job for Forward<'_, A> {
     fn run<S: Simd>(self) {
         for (a, gate_up) in self.a.chunks_exact_mut(self.width).zip(self.gate_up.chunks_exact(2 * self.width)) {
             let (gate, up) = gate_up.split_at(self.width);
-            let (mut a_copy, mut gate_copy, mut up_copy) = (EMPTY, EMPTY, EMPTY);
-            for ((a, gate), up) in a.chunks_mut(BLOCK).zip(gate.chunks(BLOCK)).zip(up.chunks(BLOCK)) {
-                let (gate, up) = (widen::<S, A>(gate, &mut gate_copy), widen::<S, A>(up, &mut up_copy));
-                for ((a, &gate), &up) in target(a, &mut a_copy).iter_mut().zip(gate).zip(up) {
-                    *a = gate * sigmoid(gate) * up;
+            each_vector!(S, a.len(), |at, WHOLE| {
+                // SAFETY: a job runs inside `dispatch`; the three have one length.
+                unsafe {
+                    let (gate, up) = (load::<S, A, WHOLE>(gate, at), load::<S, A, WHOLE>(up, at));
+                    store::<S, A, WHOLE>(a, at, swiglu::<S>(gate, up));
                 }
-                narrow::<S, A>(a, &a_copy);
-            }
+            });
         }
     }
 }
@@ -56,34 +85,31 @@ pub fn forward<A: Activation>(cpu: &Cpu, a: &mut [A], gate_up: &[A], dims: Swigl
 fn backward_row<S: Simd, A: Activation>(dgate_up: &mut [A], da: &[A], gate_up: &[A], scale: f32) {
     let (gate, up) = gate_up.split_at(da.len());
     let (dgate, dup) = dgate_up.split_at_mut(da.len());
-    let (mut dgate_copy, mut dup_copy) = (EMPTY, EMPTY);
-    let (mut da_copy, mut gate_copy, mut up_copy) = (EMPTY, EMPTY, EMPTY);
-    let sources = da.chunks(BLOCK).zip(gate.chunks(BLOCK)).zip(up.chunks(BLOCK));
-    for ((dgate, dup), ((da, gate), up)) in dgate.chunks_mut(BLOCK).zip(dup.chunks_mut(BLOCK)).zip(sources) {
-        let da = widen::<S, A>(da, &mut da_copy);
-        let (gate, up) = (widen::<S, A>(gate, &mut gate_copy), widen::<S, A>(up, &mut up_copy));
-        let targets = target(dgate, &mut dgate_copy).iter_mut().zip(target(dup, &mut dup_copy));
-        // Iterators, not indices: a bounds check in the loop would keep it scalar.
-        for ((((dgate, dup), &da), &gate), &up) in targets.zip(da).zip(gate).zip(up) {
-            let (da, sigma) = (scale * da, sigmoid(gate));
-            *dup = da * gate * sigma;
-            *dgate = da * up * sigma * (1.0 + gate * (1.0 - sigma));
+    each_vector!(S, da.len(), |at, WHOLE| {
+        // SAFETY: only jobs call it, inside `dispatch`; all have one length.
+        unsafe {
+            let da = S::mul(S::splat(scale), load::<S, A, WHOLE>(da, at));
+            let (gate, up) = (load::<S, A, WHOLE>(gate, at), load::<S, A, WHOLE>(up, at));
+            let sigma = sigmoid::<S>(gate);
+            store::<S, A, WHOLE>(dup, at, S::mul(S::mul(da, gate), sigma));
+            // sigma (1 + gate (1 - sigma))
+            let complement = S::add(S::splat(1.0), S::mul(sigma, S::splat(-1.0)));
+            let slope = S::mul(sigma, S::add(S::splat(1.0), S::mul(gate, complement)));
+            store::<S, A, WHOLE>(dgate, at, S::mul(S::mul(da, up), slope));
         }
-        narrow::<S, A>(dgate, &dgate_copy);
-        narrow::<S, A>(dup, &dup_copy);
-    }
+    });
 }
 
 /// `a *= weight`.
 #[inline(always)]
 fn weigh<S: Simd, A: Activation>(a: &mut [A], weight: f32) {
-    let mut copy = EMPTY;
-    for a in a.chunks_mut(BLOCK) {
-        for a in widen_mut::<S, A>(a, &mut copy) {
-            *a *= weight;
+    each_vector!(S, a.len(), |at, WHOLE| {
+        // SAFETY: only jobs call it, inside `dispatch`.
+        unsafe {
+            let weighed = S::mul(load::<S, A, WHOLE>(a, at), S::splat(weight));
+            store::<S, A, WHOLE>(a, at, weighed);
         }
-        narrow::<S, A>(a, &copy);
-    }
+    });
 }
 
 struct Backward<'a, A> {

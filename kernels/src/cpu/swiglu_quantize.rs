@@ -2,9 +2,10 @@
 
 use super::Cpu;
 use super::codes::load_across;
-use super::exp::sigmoid;
 use super::quantize_tile::{COMPUTED_ROWS, quantize_computed};
 use super::simd::{Job, Simd, dispatch};
+use super::swiglu::swiglu;
+use super::widen::{each_vector, load, store};
 use crate::dims::SwigluDims;
 use crate::formats::{GROUP, QuantizeDims, Scaling, Source, Statistics, bf16};
 use rayon::prelude::*;
@@ -36,8 +37,16 @@ impl Job for Forward<'_> {
         quantize_computed::<S>(codes, scales, width, scaling, |values, i, column| {
             let gate = load_across(&mut gate, &gate_up, (row + i, column, values.len()), 2 * width);
             let up = load_across(&mut up, &gate_up, (row + i, width + column, values.len()), 2 * width);
-            for ((value, &gate), &up) in values.iter_mut().zip(gate).zip(up) {
-                *value = bf16::round(gate * sigmoid(gate) * up);
+            let (gate, up) = (&gate[..values.len()], &up[..values.len()]);
+            each_vector!(S, values.len(), |at, WHOLE| {
+                // SAFETY: a job runs inside `dispatch`; the three have one length.
+                unsafe {
+                    let (gate, up) = (load::<S, f32, WHOLE>(gate, at), load::<S, f32, WHOLE>(up, at));
+                    store::<S, f32, WHOLE>(values, at, swiglu::<S>(gate, up));
+                }
+            });
+            for value in values {
+                *value = bf16::round(*value);
             }
         })
     }

@@ -1,8 +1,8 @@
 //! Activations as FP32: loops over elements are written once for every type of activations.
 //!
 //! Where the arithmetic is a few operations, vectors are loaded and stored ([`load`], [`store`]). Where it is written over `f32` and left to
-//! the compiler (`exp`), FP32 activations are read and written where they are; others are copied to a block on the stack, which stays in L1
-//! ([`widen`], [`narrow`]): the compiler's own loops over 16-bit values are several times slower.
+//! the compiler, FP32 activations are read and written where they are; others are copied to a block on the stack, which stays in L1
+//! ([`widen_mut`], [`narrow`]): the compiler's own loops over 16-bit values are several times slower.
 
 use super::simd::Simd;
 use crate::formats::{Activation, Bf16, DataType};
@@ -19,19 +19,6 @@ pub type Copy = [f32; BLOCK];
 
 /// Memory for a block's copy.
 pub const EMPTY: Copy = [0.0; BLOCK];
-
-/// A block's values.
-#[inline(always)]
-pub fn widen<'a, S: Simd, A: Activation>(source: &'a [A], copy: &'a mut Copy) -> &'a [f32] {
-    match A::DATA_TYPE {
-        DataType::F32 => cast_slice(source),
-        DataType::Bf16 => {
-            let copy = &mut copy[..source.len()];
-            widen_bf16::<S>(copy, cast_slice(source));
-            copy
-        }
-    }
-}
 
 /// Where a block's values are computed, before [`narrow`]; anything, unless it is the block itself.
 #[inline(always)]

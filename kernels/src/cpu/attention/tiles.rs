@@ -13,7 +13,8 @@
 //!   dQ[query][dim] += dS K                                  pairs of keys 16 apart: two vectors of a row, rounded into one
 //! ```
 
-use super::half::{BLOCK, Layout, Scores, Softmax, fill_rows, round};
+use super::half::{BLOCK, fill_rows, round};
+use super::weights::{Layout, Scores, Softmax};
 use super::{Backward, Forward, Head, cut};
 use crate::cpu::gemm::View;
 use crate::cpu::gemm::tiles::pack::{Form, bytes, pack, transpose};
@@ -205,6 +206,8 @@ unsafe fn multiply(
         for j in (0..width).step_by(2 * ROW) {
             let product = TileProduct {
                 a: a.data.as_ptr().wrapping_add(i / ROW * a.panel).cast(),
+                a_row: ROW * size_of::<f32>(),
+                a_step: amx::BYTES,
                 a_next: a.panel * size_of::<f32>(),
                 b: b.data.as_ptr().wrapping_add(j / ROW * b.panel).cast(),
                 b_next: b.panel * size_of::<f32>(),

@@ -25,14 +25,17 @@ impl Grain {
         step_columns: 32,
         packing: 8.0,
     };
-    /// For tiles: both operands' panels, 512 KiB each, stay in the L2 cache.
-    pub const TILES: Self = Self {
-        rows: 512,
-        columns: 512,
-        step_rows: 32,
-        step_columns: 32,
-        packing: 64.0,
-    };
+    /// For tiles, if the sum has `k` terms: both operands' panels, 256 KiB each, and the sums between slices of K stay in the L2 cache. Without these
+    /// there is room for more rows, and B is packed less often.
+    pub const fn tiles(k: usize) -> Self {
+        Self {
+            rows: if k > super::tiles::DEPTH { 512 } else { 1024 },
+            columns: 512,
+            step_rows: 32,
+            step_columns: 32,
+            packing: 64.0,
+        }
+    }
 }
 
 /// Terms per task below which a thread's wake-up costs more than it saves: some 10 microseconds.
@@ -115,7 +118,7 @@ mod tests {
         let cases = sizes
             .into_iter()
             .flat_map(|(m, n, k)| [1, 2, 7].map(|threads| (Size { m, n, k }, threads)));
-        for (grain, (size, threads)) in cases.flat_map(|case| [(Grain::VECTORS, case), (Grain::TILES, case)]) {
+        for (grain, (size, threads)) in cases.flat_map(|case| [(Grain::VECTORS, case), (Grain::tiles(case.0.k), case)]) {
             let (mut area, mut largest) = (0, 0);
             for task in tasks(grain, size, threads) {
                 let Task {

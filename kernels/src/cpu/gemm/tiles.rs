@@ -15,19 +15,20 @@ use super::block::{Rows, Sums, clear, load, store};
 use super::codes::pack_scales;
 use super::grid::Task;
 use super::operand::{Operand, Quantized};
-use super::view::Pointer;
+use super::view::{Pointer, View};
 use super::{Product, Size};
 use crate::Write;
 use crate::cpu::simd::amx::{self, TileProduct};
 use crate::cpu::simd::{Avx512Bf16, Simd};
-use crate::formats::GROUP;
+use crate::formats::{Bf16, GROUP};
 use pack::{Form, bytes, pack};
+use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 /// Rows and columns of C that are computed at once.
 const EDGE: usize = 2 * amx::ROWS;
 /// Largest slice of K: two panels of B are 16 KiB, so that A's pass through L1 beside them. On 512^3 twice as much takes a quarter longer.
-const DEPTH: usize = 256;
+pub const DEPTH: usize = 256;
 
 /// A cache line.
 #[derive(Clone, Copy)]
@@ -160,7 +161,17 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
         }
         for term in (0..*k).step_by(slice) {
             let depth = slice.min(k - term);
-            let a_panel = pack_operand(a_tiles, a_scales, a, (i0, m), (term, depth), Form::Left);
+            let in_place = match a {
+                Operand::Bf16(view) => Left::in_place(view.skip_rows(i0).skip_columns(term), (m, depth)),
+                _ => None,
+            };
+            let left = match in_place {
+                Some(left) => left,
+                None => Left {
+                    next: pack_operand(a_tiles, a_scales, a, (i0, m), (term, depth), Form::Left),
+                    ..Left::packed(a_tiles.as_ptr().cast())
+                },
+            };
             let b_panel = pack_operand(b_tiles, b_scales, b, (j0, n), (term, depth), Form::Right);
             let accumulate = term > 0 || *write == Write::Accumulate;
             for (i, j) in by_columns() {
@@ -184,8 +195,10 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
                     load::<Avx512Bf16>(sums, c.at(i, j), size);
                 }
                 let tiles = TileProduct {
-                    a: a_tiles.as_ptr().cast::<u8>().add(i / amx::ROWS * a_panel),
-                    a_next: a_panel,
+                    a: left.pointer.wrapping_add(i / amx::ROWS * left.next),
+                    a_row: left.row,
+                    a_step: left.step,
+                    a_next: left.next,
                     b: b_tiles.as_ptr().cast::<u8>().add(j / amx::ROWS * b_panel),
                     b_next: b_panel,
                     steps: depth.div_ceil(amx::TERMS),
@@ -205,13 +218,77 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
                     tiles.run(size.0 > amx::ROWS, size.1 > amx::ROWS);
                 }
                 if home == Home::Square {
-                    store::<Avx512Bf16>(c.at(i, j), sums, size);
+                    store_square(c.at(i, j), sums, size);
                 }
             }
         }
         if kept {
             for (i, j) in by_rows() {
-                store::<Avx512Bf16>(c.at(i, j), kept_sums(i, j), size(i, j));
+                store_square(c.at(i, j), kept_sums(i, j), size(i, j));
+            }
+        }
+    }
+}
+
+/// Where the first operand's rows are read.
+#[derive(Clone, Copy)]
+struct Left {
+    pointer: *const u8,
+    /// Bytes between rows, between each 32 terms, and between each 16 rows.
+    row: usize,
+    step: usize,
+    next: usize,
+}
+
+impl Left {
+    /// Tiles, in panels of a length that is still to be set.
+    const fn packed(pointer: *const u8) -> Self {
+        Self {
+            pointer,
+            row: amx::BYTES / amx::ROWS,
+            step: amx::BYTES,
+            next: 0,
+        }
+    }
+
+    /// The matrix itself, which needs to be whole tiles, in rows close enough for the L1 cache to hold those of a tile.
+    fn in_place(view: View<'_, Bf16>, (rows, depth): (usize, usize)) -> Option<Self> {
+        /// Bytes between rows: those of two tiles then lie in 64 KiB.
+        const FURTHEST: usize = 2048;
+        let row = view.row * size_of::<Bf16>();
+        let whole = view.column == 1 && rows.is_multiple_of(amx::ROWS) && depth.is_multiple_of(amx::TERMS);
+        (whole && row <= FURTHEST).then(|| Self {
+            pointer: view.data[view.offset..].as_ptr().cast(),
+            row,
+            step: amx::TERMS * size_of::<Bf16>(),
+            next: amx::ROWS * row,
+        })
+    }
+}
+
+/// As [`store`], a row of 32 BF16 values at once.
+///
+/// # Safety
+/// As for [`store`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
+unsafe fn store_square(c: Rows, sums: Sums, (height, width): (usize, usize)) {
+    const SUBNORMAL: i32 = 0x20;
+    let (Pointer::Bf16(pointer), EDGE) = (c.pointer, width) else {
+        // SAFETY: passed on from the caller.
+        unsafe { store::<Avx512Bf16>(c, sums, (height, width)) };
+        return;
+    };
+    for i in 0..height {
+        // SAFETY: rows of both are inside, as the caller guarantees.
+        unsafe {
+            let source = sums.at(i, 0).pointer;
+            let (low, high) = (_mm512_loadu_ps(source), _mm512_loadu_ps(source.add(EDGE / 2)));
+            // The instruction takes subnormal values for zero.
+            if _mm512_fpclass_ps_mask::<SUBNORMAL>(low) | _mm512_fpclass_ps_mask::<SUBNORMAL>(high) == 0 {
+                let row = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_si512(pointer.add(i * c.row).cast(), row);
+            } else {
+                store::<Avx512Bf16>(c.at(i, 0), sums.at(i, 0), (1, EDGE));
             }
         }
     }

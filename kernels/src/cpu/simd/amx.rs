@@ -144,8 +144,11 @@ pub unsafe fn multiply_registers(rounds: usize) {
 /// A product of panels of tiles: `sums (=|+=) a b`.
 #[derive(Clone, Copy)]
 pub struct TileProduct {
-    /// Tiles `[ROWS rows][TERMS terms]` of the first 16 rows, in order of their terms.
+    /// The first 32 terms of the first 16 rows.
     pub a: *const u8,
+    /// Bytes between rows, and between each 32 terms: 64 and 1,024 in tiles `[ROWS rows][TERMS terms]`.
+    pub a_row: usize,
+    pub a_step: usize,
     /// Bytes from there to those of the next 16 rows.
     pub a_next: usize,
     /// Tiles `[TERMS / 2 pairs][ROWS columns][2 terms]` of the first 16 columns, in order of their terms.
@@ -169,7 +172,7 @@ macro_rules! product {
         /// As for [`TileProduct::run`].
         #[inline]
         unsafe fn $name(product: TileProduct) {
-            let TileProduct { a, a_next, b, b_next, steps, sums, sums_row, accumulate } = product;
+            let TileProduct { a, a_row, a_step, a_next, b, b_next, steps, sums, sums_row, accumulate } = product;
             // SAFETY: the caller guarantees the memory and the configuration; every register that changes is listed.
             unsafe {
                 asm!(
@@ -181,8 +184,8 @@ macro_rules! product {
                     $($zero,)+
                     "3:",
                     $($step,)+
-                    "add {a}, 1024",
-                    "add {a1}, 1024",
+                    "add {a}, {a_step}",
+                    "add {a1}, {a_step}",
                     "add {b}, 1024",
                     "add {b1}, 1024",
                     "dec {steps}",
@@ -194,6 +197,8 @@ macro_rules! product {
                     b = inout(reg) b => _,
                     b1 = inout(reg) b.wrapping_add(b_next) => _,
                     steps = inout(reg) steps => _,
+                    a_row = in(reg) a_row,
+                    a_step = in(reg) a_step,
                     row = in(reg) 64_usize,
                     sums = in(reg) sums,
                     sums1 = in(reg) sums.wrapping_byte_add(ROWS * sums_row),
@@ -210,9 +215,9 @@ product! { product_2x2,
     ["tileloadd tmm0, [{sums} + {sums_row}*1]" "tileloadd tmm1, [{sums} + {sums_row}*1 + 64]"
      "tileloadd tmm2, [{sums1} + {sums_row}*1]" "tileloadd tmm3, [{sums1} + {sums_row}*1 + 64]"],
     ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
-    ["tileloadd tmm4, [{a} + {row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+    ["tileloadd tmm4, [{a} + {a_row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
      "tileloadd tmm7, [{b1} + {row}*1]" "tdpbf16ps tmm1, tmm4, tmm7"
-     "tileloadd tmm5, [{a1} + {row}*1]" "tdpbf16ps tmm2, tmm5, tmm6" "tdpbf16ps tmm3, tmm5, tmm7"],
+     "tileloadd tmm5, [{a1} + {a_row}*1]" "tdpbf16ps tmm2, tmm5, tmm6" "tdpbf16ps tmm3, tmm5, tmm7"],
     ["tilestored [{sums} + {sums_row}*1], tmm0" "tilestored [{sums} + {sums_row}*1 + 64], tmm1"
      "tilestored [{sums1} + {sums_row}*1], tmm2" "tilestored [{sums1} + {sums_row}*1 + 64], tmm3"]
 }
@@ -220,15 +225,15 @@ product! { product_2x2,
 product! { product_2x1,
     ["tileloadd tmm0, [{sums} + {sums_row}*1]" "tileloadd tmm2, [{sums1} + {sums_row}*1]"],
     ["tilezero tmm0" "tilezero tmm2"],
-    ["tileloadd tmm4, [{a} + {row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
-     "tileloadd tmm5, [{a1} + {row}*1]" "tdpbf16ps tmm2, tmm5, tmm6"],
+    ["tileloadd tmm4, [{a} + {a_row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+     "tileloadd tmm5, [{a1} + {a_row}*1]" "tdpbf16ps tmm2, tmm5, tmm6"],
     ["tilestored [{sums} + {sums_row}*1], tmm0" "tilestored [{sums1} + {sums_row}*1], tmm2"]
 }
 
 product! { product_1x2,
     ["tileloadd tmm0, [{sums} + {sums_row}*1]" "tileloadd tmm1, [{sums} + {sums_row}*1 + 64]"],
     ["tilezero tmm0" "tilezero tmm1"],
-    ["tileloadd tmm4, [{a} + {row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
+    ["tileloadd tmm4, [{a} + {a_row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"
      "tileloadd tmm7, [{b1} + {row}*1]" "tdpbf16ps tmm1, tmm4, tmm7"],
     // The rows below are not stored.
     ["tilestored [{sums} + {sums_row}*1], tmm0" "tilestored [{sums} + {sums_row}*1 + 64], tmm1" "/* {sums1} */"]
@@ -237,7 +242,7 @@ product! { product_1x2,
 product! { product_1x1,
     ["tileloadd tmm0, [{sums} + {sums_row}*1]"],
     ["tilezero tmm0"],
-    ["tileloadd tmm4, [{a} + {row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"],
+    ["tileloadd tmm4, [{a} + {a_row}*1]" "tileloadd tmm6, [{b} + {row}*1]" "tdpbf16ps tmm0, tmm4, tmm6"],
     ["tilestored [{sums} + {sums_row}*1], tmm0" "/* {sums1} */"]
 }
 

@@ -81,6 +81,7 @@ x86! { Avx2, run_avx2, __m256, 8, 6,
     store(pointer: *mut f32, v: Self::V) = _mm256_storeu_ps(pointer, v);
     add(a: Self::V, b: Self::V) -> Self::V = _mm256_add_ps(a, b);
     mul(a: Self::V, b: Self::V) -> Self::V = _mm256_mul_ps(a, b);
+    div(a: Self::V, b: Self::V) -> Self::V = _mm256_div_ps(a, b);
     fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V = _mm256_fmadd_ps(a, b, c);
     load_bf16(pointer: *const Bf16) -> Self::V =
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(pointer.cast()))));
@@ -133,6 +134,7 @@ macro_rules! avx512 {
             store(pointer: *mut f32, v: Self::V) = _mm512_storeu_ps(pointer, v);
             add(a: Self::V, b: Self::V) -> Self::V = _mm512_add_ps(a, b);
             mul(a: Self::V, b: Self::V) -> Self::V = _mm512_mul_ps(a, b);
+            div(a: Self::V, b: Self::V) -> Self::V = _mm512_div_ps(a, b);
             fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V = _mm512_fmadd_ps(a, b, c);
             load_bf16(pointer: *const Bf16) -> Self::V =
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(pointer.cast()))));

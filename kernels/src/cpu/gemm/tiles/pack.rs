@@ -130,14 +130,13 @@ unsafe fn pack_terms<T: Element>(tiles: *mut u8, view: View<'_, T>, (vectors, de
                         }
                     }
                     Form::Right => {
-                        let mut halves = [[zero; ROWS]; 2];
-                        for i in 0..ROWS {
-                            let [lower, upper] = row(i);
-                            (halves[0][i], halves[1][i]) = (lower, upper);
+                        let (mut lower, mut upper) = ([zero; ROWS], [zero; ROWS]);
+                        for (i, (lower, upper)) in lower.iter_mut().zip(&mut upper).enumerate() {
+                            [*lower, *upper] = row(i);
                         }
-                        store(tile, transpose(halves[0]));
+                        store(tile, transpose(lower));
                         if two {
-                            store(tile.add(amx::BYTES), transpose(halves[1]));
+                            store(tile.add(amx::BYTES), transpose(upper));
                         }
                     }
                 }
