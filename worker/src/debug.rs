@@ -1,8 +1,11 @@
-//! One training step on given weights and tokens, with everything written out: how the core is compared with other implementations.
+//! One training step on given weights and tokens, with everything written out, or logits alone: how the core is compared with other
+//! implementations.
 
 mod formats;
+mod logits;
 
 pub use formats::{gemm, quantize};
+pub use logits::logits;
 
 use crate::error::{Error, Result};
 use crate::model::layout::{Role, Tensor};

@@ -10,6 +10,7 @@ pub mod data;
 pub mod debug;
 pub mod error;
 pub mod generate;
+pub mod hf;
 pub mod model;
 mod phases;
 pub mod report;

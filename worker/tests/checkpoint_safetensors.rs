@@ -359,7 +359,13 @@ fn lists_that_cannot_be_written_are_refused() {
     assert!(attempt(std::slice::from_ref(&a), 3).contains("`a` of shape [2] received more values"));
     assert!(attempt(&[a.clone(), a.clone()], 2).contains("`a` of shape [2] is listed twice"));
     assert!(attempt(&[TensorSpec::f32("__metadata__", &[2])], 2).contains("has a name that the format reserves"));
-    assert!(attempt(&[TensorSpec { dtype: Dtype::F16, ..a }], 2).contains("only F32 and BF16 can"));
+    let of = |dtype| [TensorSpec { dtype, ..a.clone() }];
+    assert!(attempt(&of(Dtype::F16), 2).contains("only F32, BF16 and F8_E4M3 can"));
+    assert!(attempt(&of(Dtype::F8_E4M3), 2).contains("holds codes, not values"));
+    let codes = save(directory.path(), "model", &of(Dtype::BF16), u64::MAX, |_, sink| {
+        sink.write_codes(&[0; 4])
+    });
+    assert!(codes.unwrap_err().to_string().contains("holds values, not codes"));
     assert!(attempt(&[TensorSpec::f32("b", &[usize::MAX, 2])], 2).contains("is too large"));
 }
 

@@ -5,6 +5,7 @@ use super::{Trainer, parts};
 use crate::checkpoint::safetensors::{DEFAULT_SHARD_BYTES, Reader, TensorSpec};
 use crate::checkpoint::store::{Checkpoint, Staging, Store};
 use crate::error::{Error, Result};
+use crate::hf::Source;
 use crate::model::layout::{Layout, Role, Tensor, TensorId};
 use crate::model::{Model, Recipe, Storage, Weights};
 use fathom_kernels::Kernels;
@@ -109,14 +110,23 @@ pub fn load_weights<K: Kernels, A: Storage>(model: &mut Model<K, A>, reader: &Re
     )
 }
 
-/// Reads the model of a directory in the Hugging Face layout, to be run in FP32.
+/// Reads the model of a directory in the Hugging Face layout, whatever type it is stored in, to be run in FP32.
 ///
 /// # Errors
-/// [`Error::Config`] for an unsupported `config.json`, [`Error::Data`] for weights that do not fit it.
+/// Those of [`Source::open`] and [`Source::read_rows`].
 pub fn load_model<K: Kernels>(kernels: K, directory: &Path, length: usize) -> Result<Model<K>> {
-    let architecture = crate::config::read(directory)?;
-    let mut model = Model::new(kernels, architecture, length, Recipe::F32);
-    load_weights(&mut model, &Reader::open(directory)?)?;
+    let source = Source::open(directory)?;
+    let mut model = Model::new(kernels, source.config.architecture.clone(), length, Recipe::F32);
+    let Model {
+        kernels, layout, weights, ..
+    } = &mut model;
+    parts::upload(
+        kernels,
+        layout,
+        weights.masters_mut(),
+        |_| true,
+        |part, values| source.read_rows(part, 0, values),
+    )?;
     Ok(model)
 }
 

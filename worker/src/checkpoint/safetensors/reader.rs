@@ -127,6 +127,14 @@ impl Reader {
         self.tensors.contains_key(name)
     }
 
+    /// The file that a tensor is in.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the most similar name if there is no such tensor.
+    pub fn file(&self, name: &str) -> Result<&Path> {
+        self.find(name).map(|(shard, _)| shard.path.as_path())
+    }
+
     /// Shape of a tensor, the outermost size first.
     ///
     /// # Errors
@@ -149,9 +157,10 @@ impl Reader {
     /// [`Error::Data`] if there is no such tensor, it has another number of elements, or its type is none of the three; [`Error::Io`] if
     /// reading fails.
     pub fn read_into(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        let elements = self.find(name)?.1.elements();
+        let (shard, entry) = self.find(name)?;
+        let elements = entry.elements();
         if elements != out.len() {
-            return Err(self.problem(format!("tensor `{name}` has {elements} elements instead of {}", out.len())));
+            return Err(shard.problem(format!("tensor `{name}` has {elements} elements instead of {}", out.len())));
         }
         self.read_part(name, 0, out)
     }
@@ -161,22 +170,27 @@ impl Reader {
     /// # Errors
     /// As [`Reader::read_into`]; [`Error::Data`] too if the range goes past the end.
     pub fn read_part(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
-        let (shard, entry) = self.find(name)?;
-        let elements = entry.elements();
-        if first.checked_add(out.len()).is_none_or(|end| end > elements) {
-            return Err(self.problem(format!(
-                "tensor `{name}` has {elements} elements; {} from {first} on do not exist",
-                out.len()
-            )));
-        }
+        let (shard, entry) = self.find_range(name, first, out.len())?;
         let width = entry.dtype.bitsize() / 8;
         let start = shard.data + entry.start + (first * width) as u64;
         match entry.dtype {
             Dtype::F32 => shard.read(start, bytemuck::cast_slice_mut(out)),
             Dtype::BF16 => shard.read_converted(start, out, |bytes: [u8; 2]| bf16_to_f32(u16::from_le_bytes(bytes))),
             Dtype::F16 => shard.read_converted(start, out, |bytes: [u8; 2]| f16_to_f32(u16::from_le_bytes(bytes))),
-            other => Err(self.problem(format!("tensor `{name}` is {other}; expected F32, BF16 or F16"))),
+            other => Err(shard.problem(format!("tensor `{name}` is {other}; expected F32, BF16 or F16"))),
         }
+    }
+
+    /// Reads `out.len()` consecutive E4M3 codes from `first` on.
+    ///
+    /// # Errors
+    /// As [`Reader::read_part`]; [`Error::Data`] too if the tensor is of another type.
+    pub fn read_codes(&self, name: &str, first: usize, out: &mut [u8]) -> Result<()> {
+        let (shard, entry) = self.find_range(name, first, out.len())?;
+        if entry.dtype != Dtype::F8_E4M3 {
+            return Err(shard.problem(format!("tensor `{name}` is {}; expected F8_E4M3", entry.dtype)));
+        }
+        shard.read(shard.data + entry.start + first as u64, out)
     }
 
     /// Reads a whole tensor of 32-bit integers (token ids).
@@ -187,7 +201,7 @@ impl Reader {
         let (shard, entry) = self.find(name)?;
         if entry.dtype != Dtype::I32 || entry.elements() != out.len() {
             let found = format!("{} elements of {}", entry.elements(), entry.dtype);
-            return Err(self.problem(format!("tensor `{name}` has {found} instead of {} of I32", out.len())));
+            return Err(shard.problem(format!("tensor `{name}` has {found} instead of {} of I32", out.len())));
         }
         shard.read(shard.data + entry.start, bytemuck::cast_slice_mut(out))
     }
@@ -201,7 +215,7 @@ impl Reader {
         let unexpected: Vec<String> = self
             .names()
             .filter(|name| !expected.contains_key(name))
-            .map(|name| format!("`{name}`"))
+            .map(|name| format!("`{name}`{}", self.where_in(name)))
             .collect();
         let mut missing = Vec::new();
         let mut misshapen = Vec::new();
@@ -213,7 +227,7 @@ impl Reader {
                 }
                 None => missing.push(format!("`{name}`")),
                 Some((_, entry)) if entry.shape != shape => {
-                    misshapen.push(format!("`{name}` is {:?} instead of {shape:?}", entry.shape));
+                    misshapen.push(format!("`{name}`{} is {:?} instead of {shape:?}", self.where_in(name), entry.shape));
                 }
                 Some(_) => {}
             }
@@ -238,6 +252,25 @@ impl Reader {
         Ok((&self.shards[*shard], entry))
     }
 
+    /// A tensor, if it has the elements `first..first + count`.
+    fn find_range(&self, name: &str, first: usize, count: usize) -> Result<(&Shard, &Entry)> {
+        let (shard, entry) = self.find(name)?;
+        let elements = entry.elements();
+        if first.checked_add(count).is_none_or(|end| end > elements) {
+            return Err(shard.problem(format!(
+                "tensor `{name}` has {elements} elements; {count} from {first} on do not exist"
+            )));
+        }
+        Ok((shard, entry))
+    }
+
+    /// ` of FILE` if there are several files.
+    fn where_in(&self, name: &str) -> String {
+        let shard = self.tensors.get(name).filter(|_| self.shards.len() > 1).map(|(shard, _)| *shard);
+        let file = shard.and_then(|shard| self.shards[shard].path.file_name());
+        file.map_or_else(String::new, |file| format!(" of {}", file.display()))
+    }
+
     /// ` (did you mean ...?)` with the most similar name among those that `eligible` accepts, or nothing.
     fn suggestion(&self, name: &str, eligible: impl Fn(&str) -> bool) -> String {
         self.names()
@@ -250,12 +283,16 @@ impl Reader {
     }
 
     fn problem(&self, problem: String) -> Error {
-        let cure = "check that the file belongs to this model and configuration".into();
-        Error::Data {
-            place: self.path.display().to_string(),
-            problem,
-            cure,
-        }
+        problem_of(&self.path, problem)
+    }
+}
+
+fn problem_of(path: &Path, problem: String) -> Error {
+    let cure = "check that the file belongs to this model and configuration".into();
+    Error::Data {
+        place: path.display().to_string(),
+        problem,
+        cure,
     }
 }
 
@@ -295,6 +332,10 @@ fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)> {
 }
 
 impl Shard {
+    fn problem(&self, problem: String) -> Error {
+        problem_of(&self.path, problem)
+    }
+
     fn read(&self, start: u64, out: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(out, start).map_err(Error::io("read", &self.path))
     }

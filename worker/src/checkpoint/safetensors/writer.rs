@@ -21,7 +21,7 @@ const BLOCK: usize = 4 << 20;
 pub struct TensorSpec {
     /// Name in the file.
     pub name: String,
-    /// Element type: `F32` or `BF16`.
+    /// Element type: `F32`, `BF16` or `F8_E4M3`.
     pub dtype: Dtype,
     /// Sizes, the outermost first.
     pub shape: Vec<usize>,
@@ -67,13 +67,27 @@ impl TensorSink<'_> {
     /// Appends values, row-major, rounded to the tensor's type.
     ///
     /// # Errors
-    /// [`Error::Io`] if writing fails; [`Error::Config`] if there are more values than the shape holds.
+    /// [`Error::Io`] if writing fails; [`Error::Config`] if there are more values than the shape holds, or the tensor is one of codes.
     pub fn write(&mut self, values: &[f32]) -> Result<()> {
-        if self.spec.dtype == Dtype::BF16 {
-            let rounded: Vec<Bf16> = values.iter().map(|&value| Bf16::from_f32(value)).collect();
-            return self.write_bytes(bytemuck::cast_slice(&rounded));
+        match self.spec.dtype {
+            Dtype::F32 => self.write_bytes(bytemuck::cast_slice(values)),
+            Dtype::BF16 => {
+                let rounded: Vec<Bf16> = values.iter().map(|&value| Bf16::from_f32(value)).collect();
+                self.write_bytes(bytemuck::cast_slice(&rounded))
+            }
+            _ => Err(wrong(self.spec, "holds codes, not values")),
         }
-        self.write_bytes(bytemuck::cast_slice(values))
+    }
+
+    /// Appends E4M3 codes, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if writing fails; [`Error::Config`] if there are more codes than the shape holds, or the tensor is not `F8_E4M3`.
+    pub fn write_codes(&mut self, codes: &[u8]) -> Result<()> {
+        if self.spec.dtype != Dtype::F8_E4M3 {
+            return Err(wrong(self.spec, "holds values, not codes"));
+        }
+        self.write_bytes(codes)
     }
 
     fn write_bytes(&mut self, bytes: &[u8]) -> Result<()> {
@@ -129,8 +143,8 @@ fn check(tensors: &[TensorSpec]) -> Result<Vec<u64>> {
             if tensor.name == METADATA_KEY || tensor.name.is_empty() {
                 return Err(wrong(tensor, "has a name that the format reserves"));
             }
-            if !matches!(tensor.dtype, Dtype::F32 | Dtype::BF16) {
-                return Err(wrong(tensor, "has a type that cannot be written; only F32 and BF16 can"));
+            if !matches!(tensor.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F8_E4M3) {
+                return Err(wrong(tensor, "has a type that cannot be written; only F32, BF16 and F8_E4M3 can"));
             }
             if !names.insert(&tensor.name) {
                 return Err(wrong(tensor, "is listed twice"));
