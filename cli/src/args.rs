@@ -81,7 +81,7 @@ pub enum Command {
     Version(commands::version::Args),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
-    /// List, verify and export checkpoints
+    /// List, verify, export and import checkpoints
     Ckpt(commands::ckpt::Args),
     /// Measure how fast this machine is
     Bench(commands::bench::Args),

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Sandbox, golden, repository};
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 29] = [
     &[],
     &["ui"],
     &["health"],
@@ -22,6 +22,8 @@ const COMMANDS: [&[&str]; 26] = [
     &["metrics", "export"],
     &["generate"],
     &["ckpt"],
+    &["ckpt", "export"],
+    &["ckpt", "import"],
     &["init"],
     &["validate"],
     &["explain"],
@@ -29,6 +31,7 @@ const COMMANDS: [&[&str]; 26] = [
     &["bench"],
     &["debug"],
     &["debug", "step"],
+    &["debug", "logits"],
     &["completion"],
     &["version"],
 ];

@@ -1,12 +1,15 @@
-//! `fathom ckpt`: the checkpoints of a job.
+//! `fathom ckpt`: the checkpoints of a job, and models from and to the Hugging Face layout.
 
 use super::worker_failure;
 use crate::args::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, Align, OutputArgs, Table};
 use crate::runner::models::{self, JobCheckpoint};
+use fathom_spec::artifact::ARTIFACT_MANIFEST;
+use fathom_spec::quantity::Bytes;
 use fathom_worker::artifact::{self, Depth};
-use fathom_worker::checkpoint::store;
+use fathom_worker::checkpoint::{Corruption, store};
+use fathom_worker::hf::{self, Format, Imported};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +36,10 @@ enum CkptCommand {
         #[arg(value_name = "JOB|DIR")]
         target: Option<String>,
     },
-    /// Copy a model in the Hugging Face layout (config.json, safetensors, tokenizer), without the trainer's state
+    /// Write a model in the Hugging Face layout (config.json, safetensors, tokenizer), without the trainer's state
+    ///
+    /// Names and types are those of the released DeepSeek-V3. An MTP module is layer `num_hidden_layers`, with its copies of the embedding
+    /// and the head.
     Export {
         /// A job (its newest checkpoint) or the directory of a checkpoint; the only job by default
         #[arg(value_name = "JOB|DIR")]
@@ -41,7 +47,46 @@ enum CkptCommand {
         /// Directory to make
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
+        /// Type of the weights
+        #[arg(long, value_enum, default_value_t = FormatArg::F32)]
+        format: FormatArg,
+        /// Size above which the weights are split into several files: 5GB, 500MiB
+        #[arg(long, value_name = "SIZE", default_value = "5GB")]
+        max_shard_size: Bytes,
     },
+    /// Make a checkpoint of a DeepSeek-V3 model in the Hugging Face layout, for `generate` and `ckpt export`
+    ///
+    /// Reads FP32, BF16, FP16 and FP8 (E4M3 with `weight_scale_inv` in blocks of 128 x 128), in one file or several, and both spellings of
+    /// config.json. An MTP module may be left out; copies of the embedding and the head in it must be equal to the main model's.
+    Import {
+        /// Directory with config.json and model.safetensors or its index
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+        /// Directory to make
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FormatArg {
+    /// 32-bit floating point, as trained.
+    F32,
+    /// BF16; routing biases stay in FP32.
+    Bf16,
+    /// E4M3 for attention, feed-forward networks and experts, BF16 elsewhere.
+    Fp8,
+}
+
+impl From<FormatArg> for Format {
+    fn from(argument: FormatArg) -> Self {
+        match argument {
+            FormatArg::F32 => Self::F32,
+            FormatArg::Bf16 => Self::Bf16,
+            FormatArg::Fp8 => Self::Fp8,
+        }
+    }
 }
 
 /// A line of `ckpt ls`.
@@ -60,7 +105,16 @@ pub fn run(args: &Args, context: &Context) -> Result {
     match &args.command {
         CkptCommand::Ls { job, output } => list(job.as_deref(), *output, context),
         CkptCommand::Verify { target } => verify(target.as_deref(), context),
-        CkptCommand::Export { target, to } => export(&models::find(&context.directory, target.as_deref())?, to),
+        CkptCommand::Export {
+            target,
+            to,
+            format,
+            max_shard_size,
+        } => {
+            let from = models::find(&context.directory, target.as_deref())?;
+            export(&from, to, (*format).into(), max_shard_size.0)
+        }
+        CkptCommand::Import { from, to } => import(from, to, context),
     }
 }
 
@@ -120,13 +174,7 @@ fn verify(target: Option<&str>, context: &Context) -> Result {
     }
     let mut damaged = 0;
     for path in paths {
-        let is_artifact = path.join(fathom_spec::artifact::ARTIFACT_MANIFEST).exists();
-        let outcome = if is_artifact {
-            artifact::open(&path, Depth::Digests).map(|_| ())
-        } else {
-            store::verify(&path).map(|_| ())
-        };
-        match outcome {
+        match verify_one(&path) {
             Ok(()) => output::stdout(&format!("whole    {}", path.display()))?,
             Err(corruption) => {
                 damaged += 1;
@@ -141,56 +189,42 @@ fn verify(target: Option<&str>, context: &Context) -> Result {
     Ok(())
 }
 
-/// Copies what belongs to the Hugging Face layout.
-fn export(from: &Path, to: &Path) -> Result {
-    if to.exists() {
-        return Err(Failure::new(Exit::Conflict, format!("{} exists", to.display())).help("name a directory that does not"));
-    }
-    let is_artifact = from.join(fathom_spec::artifact::ARTIFACT_MANIFEST).exists();
-    let whole = if is_artifact {
-        artifact::open(from, Depth::Digests).map(|_| ())
+/// Reads every byte of an artifact or a checkpoint.
+fn verify_one(path: &Path) -> Result<(), Corruption> {
+    if path.join(ARTIFACT_MANIFEST).exists() {
+        artifact::open(path, Depth::Digests).map(|_| ())
     } else {
-        store::verify(from).map(|_| ())
-    };
-    whole.map_err(|damage| worker_failure(&damage.into_error("export another checkpoint: `fathom ckpt ls`")))?;
-    // Made aside and renamed: an interrupted export leaves no half model under the name asked for.
-    let aside = to.with_extension("incomplete");
-    std::fs::create_dir_all(&aside).map_err(|error| Failure::io("create the directory", &aside, &error))?;
-    for entry in std::fs::read_dir(from).map_err(|error| Failure::io("list", from, &error))? {
-        let entry = entry.map_err(|error| Failure::io("list", from, &error))?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(belongs) {
-            let target = aside.join(&name);
-            std::fs::copy(entry.path(), &target).map_err(|error| Failure::io("write", &target, &error))?;
-        }
+        store::verify(path).map(|_| ())
     }
-    std::fs::rename(&aside, to).map_err(|error| Failure::io("create", to, &error))?;
+}
+
+fn export(from: &Path, to: &Path, format: Format, shard_bytes: u64) -> Result {
+    refuse_existing(to)?;
+    verify_one(from).map_err(|damage| {
+        worker_failure(
+            &damage.into_error("export another checkpoint (`fathom ckpt ls`); `fathom ckpt import` takes a model of another origin"),
+        )
+    })?;
+    hf::export(from, to, format, shard_bytes).map_err(|error| worker_failure(&error))?;
     output::stdout(&format!("{}", to.display()))
 }
 
-/// Whether a file belongs to a model in the Hugging Face layout.
-fn belongs(name: &str) -> bool {
-    name == "config.json" || name.starts_with("tokenizer") || (name.starts_with("model") && name.contains(".safetensors"))
+fn import(from: &Path, to: &Path, context: &Context) -> Result {
+    refuse_existing(to)?;
+    let Imported { parameters, missing_mtp } = hf::import(from, to).map_err(|error| worker_failure(&error))?;
+    let terminal = &context.terminal;
+    terminal.note(&format!("Imported {} parameters.", output::grouped(parameters as u64)));
+    if missing_mtp > 0 {
+        terminal.note(&format!(
+            "MTP modules that config.json names but that have no weights, left out: {missing_mtp}."
+        ));
+    }
+    output::stdout(&format!("{}", to.display()))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::belongs;
-
-    #[test]
-    fn the_trainers_state_is_not_exported() {
-        for name in [
-            "config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "model.safetensors",
-            "model-00001-of-00002.safetensors",
-        ] {
-            assert!(belongs(name), "{name}");
-        }
-        assert!(belongs("model.safetensors.index.json"));
-        for name in ["optimizer.safetensors", "manifest.json", "manifest.json.b3", "artifact.json"] {
-            assert!(!belongs(name), "{name}");
-        }
+fn refuse_existing(to: &Path) -> Result {
+    if to.exists() {
+        return Err(Failure::new(Exit::Conflict, format!("{} exists", to.display())).help("name a directory that does not"));
     }
+    Ok(())
 }

@@ -23,6 +23,10 @@ enum DebugCommand {
     /// The output has `hidden` `[B,T,d]`, `logits` `[B,T,V]`, `mtp_logits` `[B,T-1,V]` (of MTP modules after the first: `mtp_logits.2`, ...) and the
     /// gradient of every weight under its checkpoint name with the prefix `grad.`, in FP32.
     Step(StepArgs),
+    /// Run a model on given tokens in FP32; write its logits
+    ///
+    /// The output has `logits` `[B,T,V]`, in FP32. The model may be stored in FP32, BF16 or FP8, in one file or several.
+    Logits(LogitsArgs),
     /// Quantise a matrix to E4M3 in every grouping; write codes and scales, print statistics as JSON
     ///
     /// The output has `NAME.codes` (U8, as `x`) and `NAME.scales` (F32, one per group; a code times its scale is the value) for `NAME` of `tile_1x128`,
@@ -30,6 +34,23 @@ enum DebugCommand {
     Quantize(QuantizeArgs),
     /// Multiply two matrices as a linear layer does in its forward pass; write the product
     Gemm(GemmArgs),
+}
+
+/// Arguments of `debug logits`.
+#[derive(Debug, clap::Args)]
+struct LogitsArgs {
+    /// Directory with config.json and weights in the Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// File with `tokens` [B, T+1], int32; the last of each row is not looked at
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Threads; 0 means one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
 }
 
 /// Arguments of `debug quantize`.
@@ -109,6 +130,12 @@ struct StepArgs {
 pub fn run(args: Args) -> Result {
     let report = match args.command {
         DebugCommand::Step(args) => one_step(args),
+        DebugCommand::Logits(LogitsArgs {
+            model,
+            tokens,
+            out,
+            threads,
+        }) => debug::logits(Cpu::new(threads), &model, &tokens, &out),
         DebugCommand::Quantize(QuantizeArgs { input, out }) => debug::quantize(&input, &out),
         DebugCommand::Gemm(GemmArgs {
             precision: ProductPrecision::Fp8,
