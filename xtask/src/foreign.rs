@@ -27,7 +27,7 @@ const CHECKS: &[Check] = &[
     },
     Check {
         name: "transformers",
-        proves: "transformers loads a checkpoint and computes the same logits and losses",
+        proves: "transformers loads exports in f32, bf16 and fp8, computes the same logits and writes the same text; Fathom imports what it saves",
         folder: "worker/tests/transformers",
         small: false,
     },
