@@ -138,6 +138,7 @@ struct Training<'a> {
     tokens: f64,
     sequence_length: u32,
     micro_batch: u32,
+    ema: bool,
 }
 
 /// Estimates a job.
@@ -194,6 +195,7 @@ fn training<'a>(job: &ValidatedJob, phase: &'a ValidatedPhase) -> Option<Trainin
                 tokens: pretrain.tokens.0 as f64,
                 sequence_length: corpus.sequence_length,
                 micro_batch: pretrain.batch.micro_batch,
+                ema: pretrain.ema.is_some(),
             })
         }
         PhaseWork::Extend(extend) => Some(Training {
@@ -201,6 +203,7 @@ fn training<'a>(job: &ValidatedJob, phase: &'a ValidatedPhase) -> Option<Trainin
             tokens: extend.steps as f64 * f64::from(extend.batch.sequences) * f64::from(extend.sequence_length),
             sequence_length: extend.sequence_length,
             micro_batch: extend.batch.micro_batch,
+            ema: false,
         }),
         PhaseWork::Tokenizer(_)
         | PhaseWork::Corpus(_)
@@ -215,11 +218,19 @@ fn memory(job: &ValidatedJob, training: &Training<'_>) -> (Option<f64>, &'static
     let a = &job.architecture;
     match job.worker.device {
         Device::Cpu => {
-            let total = cpu_memory(a, job.precision, training.sequence_length, training.micro_batch).total();
-            (
-                Some(total as f64),
-                "at the peak of training (weights, gradients, moments, activations)",
-            )
+            let Training {
+                sequence_length,
+                micro_batch,
+                ema,
+                ..
+            } = *training;
+            let total = cpu_memory(a, job.precision, sequence_length, micro_batch, ema).total();
+            let parts = if ema {
+                "at the peak of training (weights, gradients, moments, average, activations)"
+            } else {
+                "at the peak of training (weights, gradients, moments, activations)"
+            };
+            (Some(total as f64), parts)
         }
         Device::Cuda if job.parallelism.pipeline >= 2 => {
             let layout = DualPipe {

@@ -127,16 +127,17 @@ impl Workload {
 /// What `phase` of `job` has to do; none for phases whose amount of training does not follow from the manifest alone.
 #[must_use]
 pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> {
-    let (tokens, sequence_length, micro_batch) = match &phase.work {
+    let (tokens, sequence_length, micro_batch, ema) = match &phase.work {
         PhaseWork::Pretrain(pretrain) => {
             let corpus = job.phases.get(*phase.inputs.get(&ArtifactKind::Corpus)?)?;
             let PhaseWork::Corpus(corpus) = &corpus.work else { return None };
-            (pretrain.tokens, corpus.sequence_length, pretrain.batch.micro_batch)
+            let micro_batch = pretrain.batch.micro_batch;
+            (pretrain.tokens, corpus.sequence_length, micro_batch, pretrain.ema.is_some())
         }
         PhaseWork::Extend(extend) => {
             let per_step = u64::from(extend.sequence_length) * u64::from(extend.batch.sequences);
             let tokens = Tokens(extend.steps.saturating_mul(per_step));
-            (tokens, extend.sequence_length, extend.batch.micro_batch)
+            (tokens, extend.sequence_length, extend.batch.micro_batch, false)
         }
         PhaseWork::Tokenizer(_)
         | PhaseWork::Corpus(_)
@@ -150,7 +151,7 @@ pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> 
         tokens,
         sequence_length,
         flops: tokens.0 as f64 * per_token,
-        memory: cpu_memory(&job.architecture, job.precision, sequence_length, micro_batch),
+        memory: cpu_memory(&job.architecture, job.precision, sequence_length, micro_batch, ema),
     })
 }
 

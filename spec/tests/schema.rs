@@ -64,6 +64,13 @@ fn fields_are_explained() {
     let until = balance.children.iter().find(|child| child.name == "biasUpdateUntil").unwrap();
     assert_eq!(until.default, Some(json!("96.6%")));
 
+    let ema = explain("spec.phases.pretrain.ema").unwrap();
+    assert!(!ema.required && ema.default.is_none(), "no average unless it is asked for");
+    assert_eq!(
+        (ema.children[0].expected.as_str(), &ema.children[0].default),
+        ("a number from 0 to 0.99999", &Some(json!(0.999)))
+    );
+
     let tokens = explain("spec.phases[2].pretrain.tokens").unwrap();
     assert!(tokens.required && tokens.children.is_empty());
     assert_eq!(tokens.expected, "a number of tokens such as 4000000, 512k, 4M, 1.5B or 10T");

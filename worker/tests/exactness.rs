@@ -2,47 +2,23 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::training::{PRECISIONS, SETTINGS, bits, rows, trainer};
 use fathom_kernels::cpu::simd::Isa;
 use fathom_kernels::formats::Bf16;
 use fathom_kernels::{Cpu, Kernels};
-use fathom_spec::manifest::{Optimizer, Precision, Preset};
+use fathom_spec::manifest::Precision;
 use fathom_worker::model::layout::Role;
-use fathom_worker::model::{BatchDims, Model, Recipe, Storage, TensorClass};
-use fathom_worker::train::{StepReport, StepSettings, Trainer, init};
+use fathom_worker::model::{Model, Recipe, Storage, TensorClass};
+use fathom_worker::train::StepReport;
 
-const SETTINGS: StepSettings = StepSettings {
-    learning_rate: 3e-3,
-    mtp_weight: 0.3,
-    balance_weight: 1e-2,
-    bias_update_speed: 1e-3,
-    bias_centered: false,
-};
-/// Two micro-batches of two sequences, of a length that is no multiple of anything.
-const MICRO: BatchDims = BatchDims { sequences: 2, length: 37 };
 const STEPS: u64 = 3;
 /// Steps of the committed loss curves, and their file: precision, step, loss.
 const CURVE_STEPS: u64 = 30;
 const CURVES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/loss-curves.txt");
 /// Relative difference that another instruction set may make after so many steps.
 const CURVES_TOLERANCE: f64 = 5e-3;
-
-fn trainer<A: Storage>(cpu: Cpu, recipe: Recipe) -> Trainer<Cpu, A> {
-    let mut model = Model::new(cpu, Preset::Unit.architecture(), MICRO.length, recipe);
-    init::initialise(&mut model, 7);
-    Trainer::new(model, Optimizer::default(), MICRO)
-}
-
-/// Tokens with something to learn: each follows from the one before, mostly.
-fn rows(step: u64, vocabulary: u32) -> Vec<u32> {
-    let mut state = step as u32 + 1;
-    let mut token = 0;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        token = if state >> 30 == 0 { state >> 8 } else { token * 5 + 3 } % vocabulary;
-        token
-    };
-    (0..2 * MICRO.sequences * (MICRO.length + 1)).map(|_| next()).collect()
-}
 
 /// Reports of some steps, and the bits of all parameters after them.
 fn run<A: Storage>(threads: usize, recipe: Recipe) -> (Vec<StepReport>, Vec<u32>) {
@@ -51,15 +27,7 @@ fn run<A: Storage>(threads: usize, recipe: Recipe) -> (Vec<StepReport>, Vec<u32>
     let reports = (1..=STEPS)
         .map(|step| trainer.step(step, &rows(step, vocabulary), SETTINGS, &|| false).unwrap())
         .collect();
-    let Model {
-        kernels, layout, weights, ..
-    } = &trainer.model;
-    let mut bits = Vec::new();
-    for id in layout.ids() {
-        let mut values = vec![0.0_f32; layout.tensor(id).len];
-        kernels.download(&mut values, &weights[id], 0);
-        bits.extend(values.into_iter().map(f32::to_bits));
-    }
+    let bits = bits(&trainer.model.kernels, &trainer.model.layout, trainer.model.weights.masters());
     (reports, bits)
 }
 
@@ -74,8 +42,6 @@ fn run_in(precision: Precision, threads: usize, recompute: bool) -> (Vec<StepRep
         Precision::Bf16 | Precision::Fp8 => run::<Bf16>(threads, recipe),
     }
 }
-
-const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Fp8];
 
 #[test]
 fn recomputation_and_threads_change_no_bit() {

@@ -7,7 +7,7 @@ use fathom_spec::architecture::Architecture;
 use fathom_spec::artifact::{ArtifactKind, ArtifactManifest};
 use fathom_spec::assignment::{Assignment, InputArtifact, Work};
 use fathom_spec::manifest::{
-    Balance, BalanceMethod, BalanceSelection, Batch, Checkpointing, Corpus, Deduplicate, Fim, Input, LearningRate, Mtp, Optimizer,
+    Balance, BalanceMethod, BalanceSelection, Batch, Checkpointing, Corpus, Deduplicate, Ema, Fim, Input, LearningRate, Mtp, Optimizer,
     Precision, Pretrain, Tokenizer, Validation,
 };
 use fathom_spec::quantity::{Bytes, Milestone, Tokens};
@@ -177,6 +177,7 @@ fn pretrain() -> Pretrain {
             every: share(0.5),
             rows: 4,
         },
+        ema: Some(Ema { decay: 0.8 }),
     }
 }
 
@@ -256,7 +257,7 @@ fn digests(output: &Path) -> BTreeMap<String, String> {
         digests.contains_key("model.safetensors") && digests.contains_key("optimizer.safetensors"),
         "{digests:?}"
     );
-    digests.retain(|name, _| name.ends_with(".safetensors") || name == "config.json");
+    digests.retain(|name, _| name.ends_with(".safetensors") || name.rsplit('/').next() == Some("config.json"));
     digests
 }
 
@@ -286,6 +287,8 @@ fn stopping_resuming_and_threads_change_nothing() {
     for (metric, statistic) in [
         ("validation.loss", "validation_loss"),
         ("validation.bits_per_byte", "validation_bits_per_byte"),
+        ("validation.ema.loss", "validation_ema_loss"),
+        ("validation.ema.bits_per_byte", "validation_ema_bits_per_byte"),
     ] {
         assert_eq!(
             last.scalars.get(metric).copied(),
@@ -310,6 +313,41 @@ fn stopping_resuming_and_threads_change_nothing() {
             Err(error) => panic!("{error}"),
         }
         assert_eq!((digests(&output), losses(&first)), expected, "stopped at step {stop_at}");
+    }
+}
+
+/// Without `ema` the same model is trained, and nothing of an average is left.
+#[test]
+fn an_average_is_a_second_model_and_changes_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let averaged = pretraining(&directory.path().join("averaged"), 1, 2);
+    let mut plain = pretraining(&directory.path().join("plain"), 1, 2);
+    let Work::Pretrain { pretrain, .. } = &mut plain.work else {
+        unreachable!()
+    };
+    pretrain.ema = None;
+    // What an attempt left that ended while it made the artifact.
+    let leftover = Path::new(&averaged.output).join("ema/leftover");
+    std::fs::create_dir_all(leftover.parent().unwrap()).unwrap();
+    std::fs::write(&leftover, "").unwrap();
+    execute(&averaged).unwrap();
+    assert!(!leftover.exists());
+    execute(&plain).unwrap();
+    let [mut with, without] = [&averaged, &plain].map(|assignment| digests(Path::new(&assignment.output)));
+    let average = with.remove("ema/model.safetensors").unwrap();
+    assert_eq!(with.remove("ema/config.json"), with.get("config.json").cloned());
+    assert_ne!(Some(&average), with.get("model.safetensors"), "another model");
+    assert_eq!(with, without);
+    assert!(Path::new(&averaged.output).join("ema/tokenizer.json").exists());
+    assert!(!Path::new(&plain.output).join("ema").exists());
+    for (with, without) in metrics(&averaged).iter().zip(metrics(&plain)) {
+        let timed = |name: &str| name == "step_seconds" || name == "tokens_per_second";
+        let mut scalars = with.scalars.clone();
+        scalars.retain(|name, _| !name.starts_with("validation.ema.") && !timed(name));
+        let mut expected = without.scalars;
+        expected.retain(|name, _| !timed(name));
+        assert_eq!(scalars, expected, "step {}", with.step);
+        assert_eq!(with.matrices, without.matrices, "step {}", with.step);
     }
 }
 

@@ -37,6 +37,18 @@ const KNOWN: &[Row] = &[
         LOWER,
     ),
     ("validation.loss", Some("nats/token"), "Cross-entropy of held-out text", LOWER),
+    (
+        "validation.ema.bits_per_byte",
+        Some("bits/byte"),
+        "Cross-entropy of held-out text with the averaged parameters, independent of the tokenizer",
+        LOWER,
+    ),
+    (
+        "validation.ema.loss",
+        Some("nats/token"),
+        "Cross-entropy of held-out text with the averaged parameters",
+        LOWER,
+    ),
     ("validation.tokens", Some("tokens"), "Held-out tokens that were scored", None),
     ("gradient_norm", None, "Norm of the gradient before clipping", None),
     ("learning_rate", None, "Learning rate of the step", None),
@@ -121,6 +133,11 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(describe("loss.main").unit, Some("nats/token"));
+        assert!(
+            describe("validation.ema.loss")
+                .text
+                .is_some_and(|text| text.contains("averaged parameters"))
+        );
         assert_eq!(describe("loss.other").text, Some("A part of the loss"));
         assert_eq!(describe("tokens_per_second").better, HIGHER);
         assert_eq!(describe("moe.load").axes, ["layer", "expert"]);

@@ -170,7 +170,7 @@ fn train_steps(args: &TrainArgs) -> Result {
         precision,
         recompute: *recompute || precision.recomputes(),
     };
-    let predicted = cpu_memory(&bench.architecture, precision, *sequence_length as u32, *batch as u32);
+    let predicted = cpu_memory(&bench.architecture, precision, *sequence_length as u32, *batch as u32, false);
     let figures = train(&bench).map_err(|error| worker_failure(&error))?;
     lines([json!({
         "tokens_per_second": figures.tokens_per_second,

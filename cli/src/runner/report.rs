@@ -143,6 +143,10 @@ impl Report {
             "validation loss",
             figure("validation_loss").map(|loss| format!("{loss:.4} nats per token")),
         );
+        push(
+            "averaged model",
+            figure("validation_ema_loss").map(|loss| format!("{loss:.4} nats per token (in ema/)")),
+        );
         let zstd = self.figure(Corpus, "validation_zstd_19_bits_per_byte");
         let beside = zstd.map_or(String::new(), |zstd| {
             format!(" (zstd -19 needs {zstd:.3} for the same held-out text)")
@@ -268,13 +272,14 @@ mod tests {
     fn the_report_has_every_figure_that_there_is() {
         let text = report(json!({
             "steps": 250, "tokens": 1_000_000, "parameters": 9_890_080, "validation_loss": 3.25, "validation_bits_per_byte": 1.75,
-            "tokens_per_second": 5120.4, "max_violation": 0.25, "samples": [{"prompt": "fn\tmain", "text": "() {\n\u{1b}[31m"}],
+            "validation_ema_loss": 3.125, "tokens_per_second": 5120.4, "max_violation": 0.25, "samples": [{"prompt": "fn\tmain", "text": "() {\n\u{1b}[31m"}],
         }))
         .text();
         for line in [
             "job is complete (1 min 15 s).",
             "  trained           9,890,080 parameters on 1.00M tokens in 250 steps",
             "  validation loss   3.2500 nats per token",
+            "  averaged model    3.1250 nats per token (in ema/)",
             "  bits per byte     1.750 (zstd -19 needs 2.500 for the same held-out text)",
             "  speed             5,120 tokens/s",
             "  experts' balance  MaxVio 0.25 (busiest expert over the mean, less one; 0 is even)",

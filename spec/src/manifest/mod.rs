@@ -20,7 +20,8 @@ pub use extend::{Extend, Yarn};
 pub use grpo::{AnswerMatch, Grpo, GrpoLoss, Prompts, Reward, RewardModel, TestsPass};
 pub use model::{ArchitectureFields, Model, Precision, Preset};
 pub use pretrain::{
-    Balance, BalanceMethod, BalanceSelection, Batch, Checkpointing, LearningRate, LearningRateForm, Mtp, Optimizer, Pretrain, Validation,
+    Balance, BalanceMethod, BalanceSelection, Batch, Checkpointing, Ema, LearningRate, LearningRateForm, Mtp, Optimizer, Pretrain,
+    Validation,
 };
 pub use sft::{Conversations, Decay, Sft};
 

@@ -30,6 +30,9 @@ pub struct Pretrain<L = LearningRate> {
     /// Evaluation on the held-out split.
     #[serde(default)]
     pub validation: Validation,
+    /// Moving average of the parameters; none by default. It changes nothing of what is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<Ema>,
 }
 
 /// Global batch size in sequences, ramped linearly in tokens.
@@ -341,5 +344,22 @@ impl Default for Validation {
             every: Milestone::Fraction(0.1),
             rows: 64,
         }
+    }
+}
+
+/// Exponential moving average of the parameters in FP32: an early estimate of the model after the decay of the learning rate (paper, section
+/// 3.2.2). Each validation evaluates it too, and the artifact holds it as a second model, in `ema/`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Ema {
+    /// Weight of the past at each optimizer step: about the last `1 / (1 - decay)` steps count. The initial weights do not. The paper gives no
+    /// value.
+    #[schemars(range(min = 0.0, max = 0.99999))]
+    pub decay: f64,
+}
+
+impl Default for Ema {
+    fn default() -> Self {
+        Self { decay: 0.999 }
     }
 }

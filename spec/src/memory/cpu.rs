@@ -23,6 +23,8 @@ pub struct CpuMemory {
     pub gradients: u64,
     /// First and second moments of AdamW.
     pub moments: u64,
+    /// Moving average of the parameters, if there is one. Its evaluation needs no more: it takes the place of the weights.
+    pub average: u64,
     /// Activations of one micro-batch that wait for the backward pass.
     pub activations: u64,
     /// Values that live within one layer's pass.
@@ -41,6 +43,7 @@ impl CpuMemory {
             weights,
             gradients,
             moments,
+            average,
             activations,
             scratch,
             logits,
@@ -49,6 +52,7 @@ impl CpuMemory {
         weights
             .saturating_add(gradients)
             .saturating_add(moments)
+            .saturating_add(average)
             .saturating_add(activations)
             .saturating_add(scratch)
             .saturating_add(logits)
@@ -56,13 +60,13 @@ impl CpuMemory {
     }
 }
 
-/// The memory of the trainer for micro-batches of `micro_batch` rows of `sequence_length` tokens.
+/// The memory of the trainer for micro-batches of `micro_batch` rows of `sequence_length` tokens, with a moving average of the parameters if `ema`.
 ///
-/// Per parameter: a master and a gradient in FP32, two moments in the type of activations, and in `bf16` and `fp8` the operand of products (2 bytes,
-/// or 1 with a scale per 128 x 128). Per token and layer: what [`super::activation_bytes_per_token`] lists, but that `fp8` dispatches rows again in the
+/// Per parameter: a master and a gradient in FP32, two moments in the type of activations, the average in FP32, and in `bf16` and `fp8` the operand of
+/// products (2 bytes, or 1 with a scale per 128 x 128). Per token and layer: what [`super::activation_bytes_per_token`] lists, but that `fp8` dispatches rows again in the
 /// backward pass; `f32` and `bf16` keep norms, up-projections and SwiGLU outputs, `fp8` recomputes them.
 #[must_use]
-pub fn cpu_memory(a: &Architecture, precision: Precision, sequence_length: u32, micro_batch: u32) -> CpuMemory {
+pub fn cpu_memory(a: &Architecture, precision: Precision, sequence_length: u32, micro_batch: u32, ema: bool) -> CpuMemory {
     let counts = parameters(a);
     let trained = (counts.total + counts.mtp) as f64;
     let value = precision.activation_bytes();
@@ -82,6 +86,7 @@ pub fn cpu_memory(a: &Architecture, precision: Precision, sequence_length: u32, 
         weights: (trained * 4.0 + operand_bytes(a, precision, trained)) as u64,
         gradients: (trained * 4.0) as u64,
         moments: (trained * 2.0 * value) as u64,
+        average: if ema { (trained * 4.0) as u64 } else { 0 },
         activations: (tokens * (dense_layers * dense + moe_layers * moe + model + modules * (moe + module))) as u64,
         scratch: (tokens * (main + modules * sizes.pass(&[(true, Layer::Moe)]))) as u64,
         logits: (chunk * vocabulary * (4.0 + if precision == Precision::F32 { 0.0 } else { 2.0 })) as u64,

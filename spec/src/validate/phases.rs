@@ -6,8 +6,8 @@ use crate::architecture::Architecture;
 use crate::artifact::ArtifactKind;
 use crate::job::{PhaseKind, PhaseWork, ValidatedPhase};
 use crate::manifest::{
-    Balance, Batch, Checkpointing, Corpus, Evaluate, Extend, Grpo, Input, LearningRate, LearningRateForm, Mtp, Phase, Pretrain, Reward,
-    Sft, Task, Tokenizer, Validation,
+    Balance, Batch, Checkpointing, Corpus, Ema, Evaluate, Extend, Grpo, Input, LearningRate, LearningRateForm, Mtp, Phase, Pretrain,
+    Reward, Sft, Task, Tokenizer, Validation,
 };
 use crate::quantity::{Bytes, Milestone, Tokens};
 use crate::report::Report;
@@ -154,7 +154,13 @@ impl Checker<'_, '_> {
         match kind? {
             PhaseKind::Tokenizer => self.tokenizer(tokenizer?, &path).map(PhaseWork::Tokenizer),
             PhaseKind::Corpus => Some(PhaseWork::Corpus(self.corpus(corpus?, &path))),
-            PhaseKind::Pretrain => self.pretrain(pretrain?, inputs, &path).map(PhaseWork::Pretrain),
+            PhaseKind::Pretrain => {
+                if shape.pointer("/pretrain/ema") == Some(&Json::Null) {
+                    let message = "`ema` has no fields; write `ema: {}` for its defaults, or leave it out";
+                    self.report.error(&path.field("ema"), message);
+                }
+                self.pretrain(pretrain?, inputs, &path).map(PhaseWork::Pretrain)
+            }
             PhaseKind::Extend => Some(PhaseWork::Extend(self.extend(extend?, inputs, &path))),
             PhaseKind::Sft => Some(PhaseWork::Sft(self.sft(sft?, &path))),
             PhaseKind::Grpo => Some(PhaseWork::Grpo(self.grpo(grpo?, &path))),
@@ -252,6 +258,7 @@ impl Checker<'_, '_> {
             mtp,
             checkpoint,
             validation,
+            ema,
         } = pretrain;
         if tokens == Tokens(0) {
             self.report.error(&path.field("tokens"), "must be above 0");
@@ -274,6 +281,10 @@ impl Checker<'_, '_> {
             );
             self.report.warning(&path.field("tokens"), message);
         }
+        if let Some((ema, length)) = ema.zip(rows) {
+            let step = u64::from(length) * u64::from(batch.sequences);
+            self.ema(ema, tokens.0 / step.max(1), &path.field("ema"));
+        }
         Some(Pretrain {
             tokens,
             batch,
@@ -283,7 +294,17 @@ impl Checker<'_, '_> {
             mtp,
             checkpoint,
             validation,
+            ema,
         })
+    }
+
+    /// `steps` of the phase, about.
+    fn ema(&mut self, ema: Ema, steps: u64, path: &Path) {
+        let window = (1.0 / (1.0 - ema.decay)).round();
+        if window > steps as f64 {
+            let message = format!("the average is over about {window} steps, but the phase has {steps}; lower it");
+            self.report.warning(&path.field("decay"), message);
+        }
     }
 
     /// Length of the rows that a phase trains on; must fit the model.

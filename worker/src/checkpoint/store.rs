@@ -89,6 +89,22 @@ impl Staging {
         Ok(())
     }
 
+    /// Makes a directory inside the checkpoint, whose files `write` produces.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path; whatever `write` returns.
+    pub fn write_directory(&mut self, name: &str, write: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let mut inner = Self {
+            path: self.path.join(name),
+            files: BTreeMap::new(),
+        };
+        fs::create_dir(&inner.path).map_err(Error::io("create the directory", &inner.path))?;
+        write(&mut inner)?;
+        let files = inner.files.into_iter().map(|(file, digest)| (format!("{name}/{file}"), digest));
+        self.files.extend(files);
+        Ok(())
+    }
+
     /// Hashes what was written by other means and returns the digests of all files.
     fn digests(&mut self) -> Result<BTreeMap<String, FileDigest>> {
         let names = durable::list_files(&self.path, |_| false)?;

@@ -261,6 +261,11 @@ impl Layout {
         (0..self.tensors.len()).map(TensorId)
     }
 
+    /// Ids of the trainable parameters: all but the routing biases.
+    pub fn trainable(&self) -> impl Iterator<Item = TensorId> {
+        self.ids().filter(|&id| self.tensor(id).role != Role::RoutingBias)
+    }
+
     /// The row of an id.
     #[must_use]
     pub fn tensor(&self, id: TensorId) -> &Tensor {

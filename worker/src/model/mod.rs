@@ -31,7 +31,7 @@ use fathom_kernels::formats::DataType;
 use fathom_kernels::{Kernels, Matrix, Write};
 use fathom_spec::architecture::Architecture;
 use fathom_spec::manifest::Precision;
-use layout::{Layout, Role};
+use layout::Layout;
 use linear::Pass;
 use mtp::MtpActivations;
 use std::marker::PhantomData;
@@ -329,15 +329,9 @@ impl<K: Kernels, A: Storage> Model<K, A> {
             .head_loss_forward(&mut acts.nll, &acts.hidden, head, &batch.targets, self.head_dims(batch.dims));
     }
 
-    /// Losses (`nll` of the main model and of each MTP module) and, added to `self.gradients`, the gradient of the total loss.
-    pub fn backward(&mut self, acts: &mut Activations<K, A>, batch: &Batch<K>, scales: LossScales) {
-        // Taken out, so that what remains can be borrowed as it is in the forward pass.
-        let mut gradients = std::mem::replace(&mut self.gradients, Weights::empty());
-        self.backward_into(&mut gradients, acts, batch, scales);
-        self.gradients = gradients;
-    }
-
-    fn backward_into(&self, g: &mut Weights<K>, acts: &mut Activations<K, A>, batch: &Batch<K>, scales: LossScales) {
+    /// Losses (`nll` of the main model and of each MTP module) and, added to `g`, the gradient of the total loss. `g` is `self.gradients`, taken
+    /// out, so that all else can be read by others at the same time.
+    pub fn backward(&self, g: &mut Weights<K>, acts: &mut Activations<K, A>, batch: &Batch<K>, scales: LossScales) {
         let (k, w, layout) = (&self.kernels, &self.weights, &self.layout);
         let n = &mut acts.numerics;
         let head = w.table::<A>(layout.head);
@@ -417,8 +411,8 @@ impl<K: Kernels, A: Storage> Model<K, A> {
 
     /// Norm of all gradients together.
     pub fn gradient_norm(&self) -> f64 {
-        let trainable = self.layout.ids().filter(|&id| self.layout.tensor(id).role != Role::RoutingBias);
-        trainable
+        self.layout
+            .trainable()
             .map(|id| self.kernels.sum_squares(&self.gradients[id]))
             .sum::<f64>()
             .sqrt()

@@ -101,6 +101,14 @@ impl<K: Kernels> Parameters<K> {
         &mut self.masters
     }
 
+    /// Exchanges the masters of all trainable parameters with `others`; the routing biases stay. [`Parameters::refresh`] before the next pass.
+    pub fn exchange(&mut self, layout: &Layout, others: &mut Weights<K>) {
+        let masters = self.masters_mut();
+        for id in layout.trainable() {
+            std::mem::swap(&mut masters[id], &mut others[id]);
+        }
+    }
+
     /// Makes the operands of the masters, where these have changed. Statistics of quantised weights go to `numerics`.
     pub fn refresh(&mut self, k: &K, layout: &Layout, numerics: &mut Numerics<K>) {
         if self.fresh {

@@ -1,7 +1,7 @@
 //! Pre-training: the loop around [`Trainer::step`].
 
 use super::numerics;
-use super::validate::{ValidationLoss, validate};
+use super::validate::{Validated, validate};
 use super::{Context, close, commit, input, reporter, threads};
 use crate::Stop;
 use crate::checkpoint::store::{Checkpoint, Store};
@@ -21,7 +21,7 @@ use fathom_kernels::{Cpu, Kernels};
 use fathom_spec::architecture::Architecture;
 use fathom_spec::artifact::ArtifactKind;
 use fathom_spec::assignment::Assignment;
-use fathom_spec::manifest::{BalanceMethod, BalanceSelection, Precision, Pretrain};
+use fathom_spec::manifest::{BalanceMethod, BalanceSelection, Ema, Precision, Pretrain};
 use fathom_spec::quantity::{Milestone, Tokens};
 use fathom_spec::record::{EventKind, Matrix, MetricBatch, Progress};
 use serde_json::json;
@@ -119,7 +119,7 @@ struct Run<'a, K: Kernels, A: Storage> {
     speed: Speed,
     last: Option<StepReport>,
     /// The validation of the last step, where there was one.
-    validated: Option<ValidationLoss>,
+    validated: Option<Validated>,
 }
 
 /// Tokens trained on by this process and the time that their steps took.
@@ -162,13 +162,17 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
             sequences: pretrain.batch.micro_batch as usize,
             length,
         };
+        let trainer = Trainer::new(model, pretrain.optimizer.clone(), micro);
         Ok(Self {
             assignment,
             pretrain,
             context,
             reporter,
             store,
-            trainer: Trainer::new(model, pretrain.optimizer.clone(), micro),
+            trainer: match pretrain.ema {
+                Some(Ema { decay }) => trainer.with_ema(decay),
+                None => trainer,
+            },
             order: RowOrder::new(rows.len(), assignment.seed),
             rows,
             validation,
@@ -254,17 +258,17 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         Ok(Some((report, settings)))
     }
 
-    fn validate(&mut self, limit: usize) -> Result<Option<ValidationLoss>> {
+    fn validate(&mut self, limit: usize) -> Result<Option<Validated>> {
         validate(&mut self.trainer, &self.validation, limit, &self.token_bytes, self.context)
     }
 
-    fn validate_all(&mut self) -> Result<Option<ValidationLoss>> {
+    fn validate_all(&mut self) -> Result<Option<Validated>> {
         self.progress("validating");
         self.validate(usize::MAX)
     }
 
     /// One batch of metrics for the step that just ended.
-    fn report(&self, report: &StepReport, settings: StepSettings, before: u64, seconds: f64, validation: Option<ValidationLoss>) {
+    fn report(&self, report: &StepReport, settings: StepSettings, before: u64, seconds: f64, validation: Option<Validated>) {
         let tokens = self.position.tokens - before;
         let violations = report.max_violations();
         let mean = violations.iter().sum::<f64>() / violations.len().max(1) as f64;
@@ -287,14 +291,13 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         for (depth, loss) in (1..).zip(&report.mtp_losses) {
             scalars.insert(format!("loss.mtp.{depth}"), *loss);
         }
-        if let Some(ValidationLoss {
-            loss,
-            bits_per_byte,
-            rows: _,
-        }) = validation
-        {
-            scalars.insert("validation.loss".into(), loss);
-            scalars.insert("validation.bits_per_byte".into(), bits_per_byte);
+        if let Some(Validated { current, averaged }) = validation {
+            scalars.insert("validation.loss".into(), current.loss);
+            scalars.insert("validation.bits_per_byte".into(), current.bits_per_byte);
+            if let Some(averaged) = averaged {
+                scalars.insert("validation.ema.loss".into(), averaged.loss);
+                scalars.insert("validation.ema.bits_per_byte".into(), averaged.bits_per_byte);
+            }
         }
         let load = matrix(
             report
@@ -363,7 +366,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         if let Err(error) = self.reporter.flush(FLUSH_DEADLINE) {
             eprintln!("checkpointing although {error}");
         }
-        let checkpoint = checkpoint::save(&mut self.store, &self.trainer, &self.position, &self.files)?;
+        let checkpoint = checkpoint::save(&mut self.store, &mut self.trainer, &self.position, &self.files)?;
         self.store.retain(self.pretrain.checkpoint.keep as usize)?;
         self.reporter.event(
             EventKind::CheckpointCommitted,
@@ -393,33 +396,31 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         let statistics = self.statistics(self.validated)?;
         let output = Path::new(&self.assignment.output);
         clear(output)?;
-        for entry in fs::read_dir(&checkpoint).map_err(Error::io("list", &checkpoint))? {
-            let path = entry.map_err(Error::io("list", &checkpoint))?.path();
-            let Some(name) = path.file_name() else { continue };
-            let target = output.join(name);
-            // A link, not a copy: the checkpoint is removed after the commit.
-            fs::hard_link(&path, &target)
-                .or_else(|_| fs::copy(&path, &target).map(|_| ()))
-                .map_err(Error::io("write", &target))?;
-        }
+        link_files(&checkpoint, output)?;
         commit(self.assignment, ArtifactKind::Checkpoint, Some(self.position.step), statistics)
     }
 
-    fn statistics(&self, validation: Option<ValidationLoss>) -> Result<serde_json::Value> {
+    fn statistics(&self, validation: Option<Validated>) -> Result<serde_json::Value> {
         let Speed { tokens, seconds } = self.speed;
         let violations = self.last.as_ref().map(StepReport::max_violations).unwrap_or_default();
-        Ok(json!({
+        let current = validation.map(|validation| validation.current);
+        let mut statistics = json!({
             "steps": self.position.step,
             "tokens": self.position.tokens,
             "parameters": self.trainer.model.layout.parameters(),
             "training_loss": self.last.as_ref().map(|report| report.main_loss),
-            "validation_loss": validation.map(|validation| validation.loss),
-            "validation_bits_per_byte": validation.map(|validation| validation.bits_per_byte),
-            "validation_rows": validation.map(|validation| validation.rows),
+            "validation_loss": current.map(|validation| validation.loss),
+            "validation_bits_per_byte": current.map(|validation| validation.bits_per_byte),
+            "validation_rows": current.map(|validation| validation.rows),
             "tokens_per_second": (seconds > 0.0).then(|| tokens as f64 / seconds),
             "max_violation": (!violations.is_empty()).then(|| violations.iter().sum::<f64>() / violations.len() as f64),
             "samples": self.samples()?,
-        }))
+        });
+        if let Some(averaged) = validation.and_then(|validation| validation.averaged) {
+            statistics["validation_ema_loss"] = json!(averaged.loss);
+            statistics["validation_ema_bits_per_byte"] = json!(averaged.bits_per_byte);
+        }
+        Ok(statistics)
     }
 
     /// A few continuations of held-out text.
@@ -457,8 +458,31 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
 fn clear(output: &Path) -> Result<()> {
     for entry in fs::read_dir(output).map_err(Error::io("list", output))? {
         let entry = entry.map_err(Error::io("list", output))?;
+        let path = entry.path();
         if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            fs::remove_file(entry.path()).map_err(Error::io("remove the leftover", &entry.path()))?;
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(Error::io("remove the leftover", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the files of a checkpoint into `to`: links, not copies, as the checkpoint is removed after the commit.
+fn link_files(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).map_err(Error::io("list", from))? {
+        let entry = entry.map_err(Error::io("list", from))?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            fs::create_dir(&target).map_err(Error::io("create the directory", &target))?;
+            link_files(&path, &target)?;
+        } else {
+            fs::hard_link(&path, &target)
+                .or_else(|_| fs::copy(&path, &target).map(|_| ()))
+                .map_err(Error::io("write", &target))?;
         }
     }
     Ok(())

@@ -19,10 +19,40 @@ pub struct ValidationLoss {
     pub rows: usize,
 }
 
-/// Evaluates the first `limit` rows (all, if there are fewer); nothing if there are none or if the phase is asked to stop.
+/// The losses of one validation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validated {
+    /// Of the parameters as they are.
+    pub current: ValidationLoss,
+    /// Of their moving average, if one is kept.
+    pub averaged: Option<ValidationLoss>,
+}
+
+/// Evaluates the first `limit` rows (all, if there are fewer), with the averaged parameters too if an average is kept; nothing if there are no rows
+/// or if the phase is asked to stop.
 ///
 /// `token_bytes` is the text length of each token.
 pub fn validate<K: Kernels, A: Storage>(
+    trainer: &mut Trainer<K, A>,
+    rows: &Rows,
+    limit: usize,
+    token_bytes: &[u32],
+    context: &dyn PhaseContext,
+) -> Result<Option<Validated>> {
+    let Some(current) = measure(trainer, rows, limit, token_bytes, context)? else {
+        return Ok(None);
+    };
+    let averaged = match trainer.with_average(|trainer| measure(trainer, rows, limit, token_bytes, context)) {
+        None => None,
+        Some(outcome) => match outcome? {
+            None => return Ok(None),
+            measured => measured,
+        },
+    };
+    Ok(Some(Validated { current, averaged }))
+}
+
+fn measure<K: Kernels, A: Storage>(
     trainer: &mut Trainer<K, A>,
     rows: &Rows,
     limit: usize,

@@ -1,5 +1,6 @@
 //! A trainer in a checkpoint: the model in the Hugging Face layout (`config.json`, `model.safetensors`, tokenizer), the optimizer's
-//! moments and the position in the data beside it. Resuming from one continues the same trajectory bit for bit.
+//! moments and the position in the data beside it, the averaged parameters as a model of its own in `ema/`. Resuming from one continues the
+//! same trajectory bit for bit.
 
 use super::{Trainer, parts};
 use crate::checkpoint::safetensors::{DEFAULT_SHARD_BYTES, Reader, TensorSpec};
@@ -7,7 +8,7 @@ use crate::checkpoint::store::{Checkpoint, Staging, Store};
 use crate::error::{Error, Result};
 use crate::hf::Source;
 use crate::model::layout::{Layout, Role, Tensor, TensorId};
-use crate::model::{Model, Recipe, Storage, Weights};
+use crate::model::{Model, Recipe, Storage};
 use fathom_kernels::Kernels;
 use fathom_kernels::formats::Activation;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ use std::path::Path;
 const BLOCK: usize = 64 << 10;
 /// Stem of the optimizer's file.
 const OPTIMIZER: &str = "optimizer";
+/// Directory of the averaged parameters in a checkpoint and in the artifact: a complete model directory, if the phase keeps an average.
+pub const EMA: &str = "ema";
 
 /// Where a run is, beside its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,27 +47,53 @@ pub struct StaticFiles {
 /// [`Error::Io`] naming the path.
 pub fn save<K: Kernels, A: Storage>(
     store: &mut Store,
-    trainer: &Trainer<K, A>,
+    trainer: &mut Trainer<K, A>,
     position: &Position,
     files: &StaticFiles,
 ) -> Result<Checkpoint> {
     // A struct of strings and integers always has a JSON form.
     let state = serde_json::to_value(position).expect("a position is JSON");
+    trainer.catch_up();
+    let trainer = &*trainer;
+    let model = &trainer.model;
     store.commit(position.step, position.tokens, state, |staging| {
-        for (name, content) in &files.files {
-            staging.write_file(name, content)?;
+        let master = |id: TensorId| &model.weights[id];
+        write_model(staging, model, files, &master)?;
+        if let Some(ema) = trainer.average() {
+            let averaged = |id: TensorId| if trainable(model.layout.tensor(id)) { &ema[id] } else { master(id) };
+            staging.write_directory(EMA, |staging| write_model(staging, model, files, &averaged))?;
         }
-        let model = &trainer.model;
-        write(staging, "model", model, |_| true, &[("", model.weights.masters())])?;
-        let moments = [("exp_avg.", &trainer.first_moments), ("exp_avg_sq.", &trainer.second_moments)];
-        write(staging, OPTIMIZER, model, trainable, &moments)
+        let (first, second) = (
+            |id: TensorId| &trainer.first_moments[id],
+            |id: TensorId| &trainer.second_moments[id],
+        );
+        write(
+            staging,
+            OPTIMIZER,
+            model,
+            trainable,
+            &[("exp_avg.", &first), ("exp_avg_sq.", &second)],
+        )
     })
+}
+
+/// Writes a directory in the Hugging Face layout.
+fn write_model<'a, K: Kernels, A: Storage>(
+    staging: &mut Staging,
+    model: &Model<K, A>,
+    files: &StaticFiles,
+    buffer: Buffers<'a, K, f32>,
+) -> Result<()> {
+    for (name, content) in &files.files {
+        staging.write_file(name, content)?;
+    }
+    write(staging, "model", model, |_| true, &[("", buffer)])
 }
 
 /// Restores a trainer from a checkpoint of the phase `key`.
 ///
 /// # Errors
-/// [`Error::Data`] if the checkpoint is of another phase or model.
+/// [`Error::Data`] if the checkpoint is of another phase or model, or if only one of the two has averages.
 pub fn load<K: Kernels, A: Storage>(trainer: &mut Trainer<K, A>, checkpoint: &Checkpoint, key: &str) -> Result<Position> {
     let mismatch = |problem: String| Error::Data {
         place: checkpoint.path.display().to_string(),
@@ -76,6 +105,23 @@ pub fn load<K: Kernels, A: Storage>(trainer: &mut Trainer<K, A>, checkpoint: &Ch
     if position.key != key {
         return Err(mismatch(format!("it belongs to the phase with key {}, not {key}", position.key)));
     }
+    let averages = format!("{EMA}/");
+    match (
+        trainer.average().is_some(),
+        checkpoint.manifest.files.keys().any(|name| name.starts_with(&averages)),
+    ) {
+        (true, false) => {
+            return Err(mismatch(
+                "it holds no averages of the parameters, and `ema` cannot begin in the middle".into(),
+            ));
+        }
+        (false, true) => {
+            return Err(mismatch(
+                "it holds averages of the parameters, and without `ema` they would be lost".into(),
+            ));
+        }
+        (true, true) | (false, false) => {}
+    }
     load_weights(&mut trainer.model, &Reader::open(&checkpoint.path)?)?;
     let optimizer = Reader::open_stem(&checkpoint.path, OPTIMIZER)?;
     let Model { kernels, layout, .. } = &trainer.model;
@@ -85,6 +131,12 @@ pub fn load<K: Kernels, A: Storage>(trainer: &mut Trainer<K, A>, checkpoint: &Ch
     ] {
         parts::upload(kernels, layout, moments, trainable, |part, values| {
             optimizer.read_into(&format!("{prefix}{}", part.name), values)
+        })?;
+    }
+    if let Some((Model { kernels, layout, .. }, averages)) = trainer.average_mut() {
+        let reader = Reader::open(&checkpoint.path.join(EMA))?;
+        parts::upload(kernels, layout, averages, trainable, |part, values| {
+            reader.read_into(&part.name, values)
         })?;
     }
     trainer.refresh();
@@ -134,31 +186,34 @@ fn trainable(tensor: &Tensor) -> bool {
     tensor.role != Role::RoutingBias
 }
 
+/// The buffer of each tensor.
+type Buffers<'a, K, T> = &'a dyn Fn(TensorId) -> &'a <K as Kernels>::Buffer<T>;
+
 /// Writes lists of buffers as one file (or its shards), each part under a prefix. One tensor is on the host at a time.
 fn write<K: Kernels, A: Storage, T: Activation>(
     staging: &mut Staging,
     stem: &str,
     model: &Model<K, A>,
     select: fn(&Tensor) -> bool,
-    lists: &[(&str, &Weights<K, T>)],
+    lists: &[(&str, Buffers<'_, K, T>)],
 ) -> Result<()> {
     let mut specs = Vec::new();
     let mut sources = Vec::new();
-    for &(prefix, weights) in lists {
+    for &(prefix, buffer) in lists {
         for (id, tensor) in selected(&model.layout, select) {
             for part in &tensor.parts {
                 specs.push(TensorSpec::new(format!("{prefix}{}", part.name), T::DATA_TYPE, &part.shape));
-                sources.push((weights, id, part));
+                sources.push((buffer(id), id, part));
             }
         }
     }
     let mut sources = sources.into_iter();
     let mut host: Vec<T> = Vec::new();
     staging.write_tensors(stem, &specs, DEFAULT_SHARD_BYTES, |_, sink| {
-        let (weights, id, part) = sources.next().expect("one source per tensor");
+        let (buffer, id, part) = sources.next().expect("one source per tensor");
         if part.offset == 0 {
             host.resize(model.layout.tensor(id).len, T::default());
-            model.kernels.download(&mut host, &weights[id], 0);
+            model.kernels.download(&mut host, buffer, 0);
         }
         let values = &host[part.offset..part.offset + part.len()];
         for block in values.chunks(BLOCK) {

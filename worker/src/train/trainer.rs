@@ -1,8 +1,9 @@
 //! One optimizer step over the micro-batches of a global batch.
 
 use super::batch;
+use super::ema::{self, Ema};
 use crate::model::layout::{FfnIds, Role, TensorId};
-use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Storage, Weights};
+use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Numerics, Storage, Weights};
 use fathom_kernels::Kernels;
 use fathom_kernels::dims::AdamW;
 use fathom_kernels::formats::Statistics;
@@ -79,6 +80,7 @@ pub struct Trainer<K: Kernels, A: Storage = f32> {
     pub first_moments: Weights<K, A>,
     /// Second moments of AdamW.
     pub second_moments: Weights<K, A>,
+    ema: Option<Ema<K>>,
     optimizer: Optimizer,
     micro: BatchDims,
     acts: Activations<K, A>,
@@ -93,6 +95,17 @@ struct LossSums {
     balance: f64,
 }
 
+impl LossSums {
+    fn add<K: Kernels, A: Storage>(&mut self, model: &Model<K, A>, acts: &Activations<K, A>) {
+        let k = &model.kernels;
+        self.main += sum(k, &acts.nll);
+        for (index, total) in self.mtp.iter_mut().enumerate().take(model.layout.mtp.len()) {
+            *total += sum(k, acts.mtp_nll(index));
+        }
+        self.balance += acts.moe_layers().map(|moe| sum(k, &moe.balance_loss)).sum::<f64>();
+    }
+}
+
 impl<K: Kernels, A: Storage> Trainer<K, A> {
     /// A trainer of `model` on micro-batches of the shape `micro`.
     pub fn new(model: Model<K, A>, optimizer: Optimizer, micro: BatchDims) -> Self {
@@ -104,6 +117,7 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             model,
             first_moments,
             second_moments,
+            ema: None,
             optimizer,
             micro,
             acts,
@@ -111,6 +125,13 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         };
         trainer.refresh();
         trainer
+    }
+
+    /// The same with a moving average of the parameters, from the first step on.
+    #[must_use]
+    pub fn with_ema(mut self, decay: f64) -> Self {
+        self.ema = Some(Ema::new(&self.model, decay));
+        self
     }
 
     /// After a change of the parameters from outside: makes what products read follow.
@@ -126,6 +147,8 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
     /// Step number `step` (from 1) on a global batch: rows of `length + 1` tokens, a whole number of micro-batches.
     ///
     /// Nothing is updated if a quantity of [`StepReport::finite_quantities`] is not finite, or if `interrupted` says so between two micro-batches (then there is no report).
+    ///
+    /// With a moving average it must not be called from one of the kernels' own threads, which it would wait for.
     ///
     /// # Panics
     /// If the batch is empty or not a whole number of micro-batches.
@@ -150,17 +173,26 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         for moe in self.acts.moe_layers_mut() {
             self.model.kernels.fill(&mut moe.counts, 0);
         }
-        let mut sums = LossSums::default();
-        for micro in rows.chunks_exact(micro_tokens) {
-            if interrupted() {
-                return None;
+        let mut gradients = std::mem::replace(&mut self.model.gradients, Weights::empty());
+        let Self {
+            model, acts, batch, ema, ..
+        } = self;
+        let model = &*model;
+        let sums = ema::beside(ema.as_mut(), model, || {
+            let mut sums = LossSums::default();
+            for micro in rows.chunks_exact(micro_tokens) {
+                if interrupted() {
+                    return None;
+                }
+                batch::load(&model.kernels, batch, micro);
+                model.forward(acts, batch, true);
+                model.backward(&mut gradients, acts, batch, scales);
+                sums.add(model, acts);
             }
-            batch::load(&self.model.kernels, &mut self.batch, micro);
-            self.model.forward(&mut self.acts, &self.batch, true);
-            self.model.backward(&mut self.acts, &self.batch, scales);
-            self.add_losses(&mut sums);
-        }
-        Some(self.report(&sums, sequences, settings))
+            Some(sums)
+        });
+        self.model.gradients = gradients;
+        Some(self.report(&sums?, sequences, settings))
     }
 
     fn loss_scales(&self, sequences: usize, settings: StepSettings) -> LossScales {
@@ -180,15 +212,6 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
     /// Parts of a global batch that the balance loss is a mean over.
     const fn balance_parts(&self, sequences: usize) -> usize {
         sequences / self.micro.sequences * self.model.recipe.balance_parts(self.micro)
-    }
-
-    fn add_losses(&self, sums: &mut LossSums) {
-        let k = &self.model.kernels;
-        sums.main += sum(k, &self.acts.nll);
-        for (index, total) in sums.mtp.iter_mut().enumerate().take(self.model.layout.mtp.len()) {
-            *total += sum(k, self.acts.mtp_nll(index));
-        }
-        sums.balance += self.acts.moe_layers().map(|moe| sum(k, &moe.balance_loss)).sum::<f64>();
     }
 
     fn report(&mut self, sums: &LossSums, sequences: usize, settings: StepSettings) -> StepReport {
@@ -266,6 +289,50 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
                 settings.bias_centered,
             );
         }
+        self.refresh();
+        if let Some(ema) = &mut self.ema {
+            ema.follow(step);
+        }
+    }
+
+    /// Takes the last step into the moving average, if that is still to be done.
+    pub fn catch_up(&mut self) {
+        if let Some(ema) = &mut self.ema {
+            ema.catch_up(&self.model);
+        }
+    }
+
+    /// The averaged parameters, if an average is kept; those of routing biases are empty.
+    ///
+    /// # Panics
+    /// If the last step is not in: [`Trainer::catch_up`] before.
+    pub fn average(&self) -> Option<&Weights<K>> {
+        self.ema.as_ref().map(Ema::weights)
+    }
+
+    /// The same, to be restored, and the model.
+    pub fn average_mut(&mut self) -> Option<(&Model<K, A>, &mut Weights<K>)> {
+        self.ema.as_mut().map(|ema| (&self.model, ema.weights_mut()))
+    }
+
+    /// Runs `work` with the averaged parameters in the model's place; nothing if none are kept. Afterwards all is as before, to the bit: `work`
+    /// may evaluate, not train.
+    pub fn with_average<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let mut ema = self.ema.take()?;
+        ema.catch_up(&self.model);
+        // What quantisation sees meanwhile is of another model.
+        let unseen = Numerics::new(&self.model.kernels, &self.model.layout);
+        let seen = std::mem::replace(&mut self.acts.numerics, unseen);
+        self.exchange(&mut ema);
+        let result = work(self);
+        self.exchange(&mut ema);
+        self.acts.numerics = seen;
+        self.ema = Some(ema);
+        Some(result)
+    }
+
+    fn exchange(&mut self, ema: &mut Ema<K>) {
+        self.model.weights.exchange(&self.model.layout, ema.weights_mut());
         self.refresh();
     }
 

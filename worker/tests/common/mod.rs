@@ -1,6 +1,8 @@
-//! What the tests of the data stages share.
+//! What the tests of the data stages share, and those of training.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod training;
 
 use fathom_spec::manifest::{Corpus, Deduplicate, Fim, Input, Tokenizer};
 use fathom_spec::quantity::Bytes;
