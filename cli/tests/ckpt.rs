@@ -3,12 +3,16 @@
 mod common;
 
 use common::Sandbox;
-use common::job::prepare;
+use common::job::{manifest, prepare};
 
 #[test]
 fn a_model_goes_out_in_every_type_and_comes_in_again() {
     let sandbox = Sandbox::new();
     let file = prepare(&sandbox, "job", 1280);
+    sandbox.write(
+        &file,
+        &manifest("job", 1280).replace("pretrain:\n", "pretrain:\n        ema: {decay: 0.5}\n"),
+    );
     let ran = sandbox.run(&["run", "--quiet", "--no-ui", &file]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let said = |arguments: &[&str]| {
@@ -44,11 +48,20 @@ fn a_model_goes_out_in_every_type_and_comes_in_again() {
         }
     }
     assert_eq!(text("f32"), trained);
+    said(&["ckpt", "export", "--ema", "--to", "average"]);
+    let [average, last] = ["average", "f32-imported"].map(|model| std::fs::read(sandbox.path(model).join("model.safetensors")).unwrap());
+    assert!(average.len().abs_diff(last.len()) < last.len() / 4 && average != last);
+    assert!(!text("average").is_empty());
 
     for (arguments, code, expected) in [
         (vec!["ckpt", "export", "--to", "bf16"], 6, "bf16 exists"),
         (vec!["ckpt", "import", "f32", "--to", "bf16"], 6, "bf16 exists"),
         (vec!["ckpt", "export", "fp8", "--to", "new"], 1, "fathom ckpt import"),
+        (
+            vec!["ckpt", "export", "f32-imported", "--ema", "--to", "new"],
+            5,
+            "no moving average",
+        ),
         (vec!["ckpt", "import", "nowhere", "--to", "new"], 1, "config.json"),
         (vec!["ckpt", "export", "--to", "new", "--format", "fp4"], 2, "f32, bf16, fp8"),
         (vec!["ckpt", "export", "--to", "new", "--max-shard-size", "5 apples"], 2, "64MiB"),

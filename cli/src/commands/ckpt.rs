@@ -10,6 +10,7 @@ use fathom_spec::quantity::Bytes;
 use fathom_worker::artifact::{self, Depth};
 use fathom_worker::checkpoint::{Corruption, store};
 use fathom_worker::hf::{self, Format, Imported};
+use fathom_worker::train::checkpoint::EMA;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,9 @@ enum CkptCommand {
         /// Size above which the weights are split into several files: 5GB, 500MiB
         #[arg(long, value_name = "SIZE", default_value = "5GB")]
         max_shard_size: Bytes,
+        /// The moving average of the parameters (`pretrain.ema`) instead of the parameters
+        #[arg(long)]
+        ema: bool,
     },
     /// Make a checkpoint of a DeepSeek-V3 model in the Hugging Face layout, for `generate` and `ckpt export`
     ///
@@ -110,9 +114,10 @@ pub fn run(args: &Args, context: &Context) -> Result {
             to,
             format,
             max_shard_size,
+            ema,
         } => {
             let from = models::find(&context.directory, target.as_deref())?;
-            export(&from, to, (*format).into(), max_shard_size.0)
+            export(&from, *ema, to, (*format).into(), max_shard_size.0)
         }
         CkptCommand::Import { from, to } => import(from, to, context),
     }
@@ -198,14 +203,19 @@ fn verify_one(path: &Path) -> Result<(), Corruption> {
     }
 }
 
-fn export(from: &Path, to: &Path, format: Format, shard_bytes: u64) -> Result {
+fn export(from: &Path, ema: bool, to: &Path, format: Format, shard_bytes: u64) -> Result {
     refuse_existing(to)?;
+    let model = if ema { from.join(EMA) } else { from.to_path_buf() };
+    if !model.is_dir() {
+        let problem = format!("{} has no moving average of its parameters", from.display());
+        return Err(Failure::new(Exit::NotFound, problem).help("a phase keeps one if its manifest says so: `pretrain: {ema: {}}`"));
+    }
     verify_one(from).map_err(|damage| {
         worker_failure(
             &damage.into_error("export another checkpoint (`fathom ckpt ls`); `fathom ckpt import` takes a model of another origin"),
         )
     })?;
-    hf::export(from, to, format, shard_bytes).map_err(|error| worker_failure(&error))?;
+    hf::export(&model, to, format, shard_bytes).map_err(|error| worker_failure(&error))?;
     output::stdout(&format!("{}", to.display()))
 }
 
