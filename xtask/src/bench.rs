@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the release binary measured, and others beside it in the same run.
 
 mod history;
+mod proxy;
 
 use crate::error::Error;
 use crate::foreign;
@@ -13,6 +14,7 @@ Measure the release binary; one JSON line per figure goes to standard output.
 
 Usage: cargo xtask bench train [OPTIONS]
        cargo xtask bench operations
+       cargo xtask bench proxy [OPTIONS]
        cargo xtask bench history [OPTIONS]
 
 train: training speed on random tokens: forward, backward, clip, AdamW, bias update
@@ -23,6 +25,12 @@ train: training speed on random tokens: forward, backward, clip, AdamW, bias upd
   --precision P         f32, bf16 or fp8 (default: each in turn)
   --compare             Also run transformers + torch, installed once under $FATHOM_CACHE/venv/bench (several GB), and print
                         the ratio of the fastest of each
+
+proxy: the manifest xtask/bench/proxy.yaml trained in several ways; the smoothed losses of each beside the first
+  --tokens N            Tokens of each run (default: 20M)
+  --variants A,B,...    Of bf16, fp8, no-mtp, sequence and batch (default: bf16,fp8)
+  --dir DIR             Where the jobs are; finished ones are not run again (default: target/proxy)
+  --picture FILE        Draw the curves, as SVG
 
 operations: time, GFLOP/s, GB/s and share of the measured peak of each operation and product of a training step
 
@@ -54,12 +62,13 @@ pub fn run(context: &Context, arguments: &[String]) -> Result<(), Error> {
     match arguments.split_first() {
         Some((what, rest)) if what == "train" => train(context, rest),
         Some((what, rest)) if what == "operations" => operations(context, rest),
+        Some((what, rest)) if what == "proxy" => proxy::run(context, rest),
         Some((what, rest)) if what == "history" => history::run(context, rest),
         Some((other, _)) => Err(Error::Usage(format!(
-            "unknown benchmark `{other}`; expected train, operations or history"
+            "unknown benchmark `{other}`; expected train, operations, proxy or history"
         ))),
         None => Err(Error::Usage(
-            "which benchmark? expected `cargo xtask bench train`, `operations` or `history`".into(),
+            "which benchmark? expected `cargo xtask bench train`, `operations`, `proxy` or `history`".into(),
         )),
     }
 }
