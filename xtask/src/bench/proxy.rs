@@ -307,7 +307,7 @@ fn draw(curves: &[Curve]) -> String {
             );
             let _ = writeln!(
                 svg,
-                "<text x=\"{:.1}\" y=\"{below}\" text-anchor=\"middle\">{:.0}M</text>",
+                "<text x=\"{:.1}\" y=\"{below}\" text-anchor=\"middle\">{:.1}M</text>",
                 x(tokens),
                 tokens / 1e6
             );
