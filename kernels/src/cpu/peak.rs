@@ -50,8 +50,8 @@ pub fn run<const PAIRS: bool>(cpu: &Cpu, count: usize) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if PAIRS && cpu.isa().has_tiles() {
         use super::simd::amx;
-        // A round of tiles takes some fifty times as long.
-        let count = count.div_ceil(50);
+        // A round takes 64 cycles, some ten times as long as one of vectors.
+        let count = count.div_ceil(10);
         let threads = cpu.pool().broadcast(|_| {
             // SAFETY: the instruction set is proof of the tiles.
             unsafe {

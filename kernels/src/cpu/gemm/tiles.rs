@@ -27,7 +27,8 @@ use std::cell::RefCell;
 
 /// Rows and columns of C that are computed at once.
 const EDGE: usize = 2 * amx::ROWS;
-/// Largest slice of K: two panels of B are 16 KiB, so that A's pass through L1 beside them. On 512^3 twice as much takes a quarter longer.
+/// Largest slice of K: two panels of B are 16 KiB, so that A's pass through L1 beside them. In a block of 512 x 512, a
+/// term takes a quarter longer with twice as much.
 pub const DEPTH: usize = 256;
 
 /// A cache line.
@@ -167,10 +168,11 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
             };
             let left = match in_place {
                 Some(left) => left,
-                None => Left {
-                    next: pack_operand(a_tiles, a_scales, a, (i0, m), (term, depth), Form::Left),
-                    ..Left::packed(a_tiles.as_ptr().cast())
-                },
+                None => {
+                    let next = pack_operand(a_tiles, a_scales, a, (i0, m), (term, depth), Form::Left);
+                    // Packing may have moved the memory.
+                    Left::packed(a_tiles.as_ptr().cast(), next)
+                }
             };
             let b_panel = pack_operand(b_tiles, b_scales, b, (j0, n), (term, depth), Form::Right);
             let accumulate = term > 0 || *write == Write::Accumulate;
@@ -241,13 +243,13 @@ struct Left {
 }
 
 impl Left {
-    /// Tiles, in panels of a length that is still to be set.
-    const fn packed(pointer: *const u8) -> Self {
+    /// Tiles, in panels of `next` bytes.
+    const fn packed(pointer: *const u8, next: usize) -> Self {
         Self {
             pointer,
             row: amx::BYTES / amx::ROWS,
             step: amx::BYTES,
-            next: 0,
+            next,
         }
     }
 
