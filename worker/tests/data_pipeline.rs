@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Context, corpus_config, corpus_input, tokenizer_config, train_tokenizer, tree};
+use fathom_spec::manifest::Input;
 use fathom_worker::data::encode::Encoder;
 use fathom_worker::data::shard::Rows;
 use fathom_worker::data::vocabulary::Vocabulary;
@@ -100,6 +101,63 @@ fn rows_hold_the_documents() {
     let counted: u64 = validation.iter().flatten().map(|&token| u64::from(bytes[token as usize])).sum();
     assert_eq!(counted, held_out.len() as u64);
     assert!(!out.path().join(".staging").exists());
+}
+
+/// The validation split of several sources is that of each alone, one after the other; what is trained on mixes them.
+#[test]
+fn validation_rows_are_packed_source_by_source() {
+    let documents = common::documents(300);
+    let (prose, code) = (tree(&documents[..200]), tree(&documents[200..]));
+    let short = tree(&[("one.txt".into(), "too short for a row".into())]);
+    let (tokenizer_dir, ctx) = train_tokenizer(prose.path());
+    let input = |name: &str, path: &Path| Input {
+        name: Some(name.into()),
+        ..corpus_input(path)
+    };
+    let run = |input: Vec<Input>| {
+        let out = tempfile::tempdir().unwrap();
+        let mut config = corpus_config(prose.path());
+        config.validation_fraction = 0.4;
+        config.input = input;
+        let statistics = corpus::run(&config, tokenizer_dir.path(), out.path(), &ctx).unwrap();
+        (statistics, out)
+    };
+    let read = |out: &tempfile::TempDir, name: &str| std::fs::read(out.path().join(name)).unwrap();
+    let manifest = |out: &tempfile::TempDir| -> serde_json::Value { serde_json::from_slice(&read(out, "corpus.json")).unwrap() };
+
+    let (statistics, all) = run(vec![
+        input("prose", prose.path()),
+        input("short", short.path()),
+        input("code", code.path()),
+    ]);
+    let (first, one) = run(vec![input("prose", prose.path())]);
+    let (second, two) = run(vec![input("code", code.path())]);
+    let rows = |statistics: &serde_json::Value| statistics["validation_rows"].as_u64().unwrap();
+    assert!(rows(&first) > 30 && rows(&second) > 15, "{first} {second}");
+    for name in ["validation.bin", "validation.txt"] {
+        assert!(read(&all, name) == [read(&one, name), read(&two, name)].concat(), "{name}");
+    }
+    let recorded = serde_json::json!([
+        {"name": "prose", "rows": rows(&first)}, {"name": "short", "rows": 0}, {"name": "code", "rows": rows(&second)},
+    ]);
+    assert_eq!(manifest(&all)["validation_sources"], recorded);
+    assert!(
+        manifest(&one).get("validation_sources").is_none(),
+        "a corpus of one source is what it was"
+    );
+    assert_eq!(rows(&statistics), rows(&first) + rows(&second));
+    let lost: u64 = ["prose", "short", "code"]
+        .iter()
+        .map(|source| statistics["sources"][source]["validation_tokens"].as_u64().unwrap() % 128)
+        .sum();
+    assert_eq!(statistics["validation_dropped_tokens"], lost);
+    let events = ctx.events();
+    assert!(
+        events
+            .iter()
+            .any(|event| event.contains("of 1 of 3 sources do not fill one row of 128")),
+        "{events:?}"
+    );
 }
 
 #[test]

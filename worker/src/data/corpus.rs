@@ -1,20 +1,19 @@
 //! The corpus phase: text to packed rows.
 //!
 //! Two passes. The first streams documents through parallel workers (hash, signature, tokens) and, in input order, drops duplicates and
-//! stages the tokens of the others in a file. The second packs: it needs only the documents' lengths, decides the rows, and
-//! copies the tokens into their final order. Memory is a few batches of text, plus, per kept document, about 36 bytes for exact
+//! stages the tokens of the others in a file. The second ([`super::rewrite`]) packs: it needs only the documents' lengths, decides the rows,
+//! and copies the tokens into their final order. A training row mixes sources; a validation row does not. Memory is a few batches of text, plus, per kept document, about 36 bytes for exact
 //! duplicates, about 100 for near ones (at a threshold of 0.8) and 16 for its place; packing takes about 70 per document, after the former
 //! are freed.
 
 use super::encode::Encoder;
 use super::input;
+use super::manifest::{self, SourceRows};
 use super::minhash::NearIndex;
 use super::packing::{Packed, Span, pack};
-use super::random::{Purpose, Stream};
-use super::shard::ShardWriter;
+use super::rewrite::{Rewrite, Split, TextWriter, compressed_bytes};
 use super::staging::{Recipe, Staged};
 use super::stream::{Document, Documents, ReadStatistics};
-use super::vocabulary::Vocabulary;
 use crate::context::PhaseContext;
 use crate::error::{Error, Result};
 use fathom_spec::manifest::Corpus;
@@ -22,13 +21,10 @@ use fathom_spec::record::{EventKind, Progress};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// A batch ends when it holds this much text or this many documents.
 const BATCH_BYTES: usize = 4 << 20;
@@ -37,13 +33,11 @@ const BATCH_DOCUMENTS: usize = 8192;
 const QUEUED_BATCHES: usize = 2;
 /// Directory for temporary files, inside the output; removed at the end and before a start.
 const STAGING_DIRECTORY: &str = ".staging";
-/// Level at which `zstd` compresses the held-out text, for comparison.
-const ZSTD_LEVEL: i32 = 19;
 /// Longest row. Beyond it, best-fit tables would grow without use.
 const MAX_SEQUENCE_LENGTH: u32 = 1 << 24;
 
-/// Runs the phase: writes `train.bin/.idx`, `validation.bin/.idx`, `validation.txt` (the text of the validation rows, byte for byte, in the
-/// order of the rows) and `corpus.json` into `out`, and returns the statistics.
+/// Runs the phase: writes `train.bin/.idx`, `validation.bin/.idx` (source after source, in the order of `input`), `validation.txt` (the text of
+/// the validation rows, byte for byte, in the order of the rows) and `corpus.json` into `out`, and returns the statistics.
 ///
 /// # Errors
 /// [`Error::Config`] for impossible settings, [`Error::Data`] for unusable input or too little of it, [`Error::Io`], disk full
@@ -61,13 +55,7 @@ pub fn run(config: &Corpus, tokenizer_dir: &Path, out: &Path, ctx: &dyn PhaseCon
     let staged = stage_all(config, &recipe, &encoder, &staging, ctx)?;
     let row_tokens = config.sequence_length + 1;
     let vocabulary = encoder.vocabulary();
-    let job = Rewrite {
-        recipe: &recipe,
-        row_tokens,
-        out,
-        ctx,
-    };
-    let train = job.write("train", &staged.train, None)?;
+    let train = pack(&staged.train.documents, row_tokens);
     if train.len() == 0 {
         return Err(Error::Data {
             place: "the corpus".into(),
@@ -75,29 +63,27 @@ pub fn run(config: &Corpus, tokenizer_dir: &Path, out: &Path, ctx: &dyn PhaseCon
             cure: "add text to `input`, or reduce `sequenceLength`".into(),
         });
     }
+    let job = Rewrite {
+        token_type: recipe.token_type,
+        out,
+        ctx,
+    };
+    job.write("train", &staged.train, std::slice::from_ref(&train), None)?;
+    let validation: Vec<Packed> = staged.held_out().map(|documents| pack(documents, row_tokens)).collect();
     let text_path = out.join("validation.txt");
     let mut text = TextWriter::create(&text_path, vocabulary)?;
-    let validation = job.write("validation", &staged.validation, Some(&mut text))?;
+    job.write("validation", &staged.validation, &validation, Some(&mut text))?;
     let text_bytes = text.finish()?;
-    if validation.len() == 0 && config.validation_fraction > 0.0 {
-        let message = format!(
-            "the {} held-out tokens do not fill one row of {row_tokens}: there is nothing to validate on",
-            staged.validation.tokens
-        );
-        ctx.event(EventKind::DataWarning, None, message);
-    }
     staging.remove()?;
     let compressed = compressed_bytes(&text_path, ctx)?;
     let statistics = statistics(config, &staged, &train, &validation, (text_bytes, compressed));
     warn(&staged, ctx);
-    write_manifest(
-        &out.join("corpus.json"),
-        &recipe,
-        vocabulary,
-        row_tokens,
-        (&train, &validation),
-        &statistics,
-    )?;
+    if config.validation_fraction > 0.0 {
+        warn_of_unvalidated(&staged, &validation, row_tokens, ctx);
+    }
+    let sources = input::names(&config.input).into_iter().zip(&validation);
+    let sources: Vec<SourceRows> = sources.map(|(name, packed)| SourceRows { name, rows: packed.len() }).collect();
+    manifest::write(out, &recipe, vocabulary, row_tokens, train.len(), &sources, &statistics)?;
     Ok(statistics)
 }
 
@@ -131,37 +117,6 @@ impl Staging {
     }
 }
 
-/// The tokens of one split, document after document.
-struct Split {
-    path: PathBuf,
-    file: BufWriter<File>,
-    documents: Vec<Span>,
-    tokens: u64,
-}
-
-impl Split {
-    fn create(path: PathBuf) -> Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(Error::io("create", &path))?;
-        Ok(Self {
-            path,
-            file: BufWriter::with_capacity(1 << 20, file),
-            documents: Vec::new(),
-            tokens: 0,
-        })
-    }
-
-    fn push(&mut self, stored: &[u8], tokens: u32) -> Result<()> {
-        self.file.write_all(stored).map_err(Error::io("write", &self.path))?;
-        self.documents.push(Span {
-            start: self.tokens,
-            tokens,
-        });
-        self.tokens += u64::from(tokens);
-        Ok(())
-    }
-}
-
 /// What one source contributed.
 #[derive(Clone, Default)]
 struct SourceCount {
@@ -170,6 +125,8 @@ struct SourceCount {
     duplicates: u64,
     train_tokens: u64,
     validation_tokens: u64,
+    /// Documents of the validation split.
+    held_out: usize,
 }
 
 /// The first pass's result.
@@ -185,6 +142,18 @@ struct StagedCorpus {
     mergers: u64,
     split_mergers: u64,
     read: ReadStatistics,
+}
+
+impl StagedCorpus {
+    /// The documents of the validation split, source by source: they were staged in that order.
+    fn held_out(&self) -> impl Iterator<Item = &[Span]> {
+        let mut rest = self.validation.documents.as_slice();
+        self.sources.iter().map(move |source| {
+            let (documents, others) = rest.split_at(source.held_out);
+            rest = others;
+            documents
+        })
+    }
 }
 
 /// Reads, stages and stores all documents: a thread that reads, the pool that computes, a thread that decides and writes.
@@ -310,7 +279,7 @@ impl Store {
         }
         let mut corpus = self.corpus;
         for split in [&mut corpus.train, &mut corpus.validation] {
-            split.file.flush().map_err(Error::io("write", &split.path))?;
+            split.flush()?;
         }
         Ok(corpus)
     }
@@ -337,6 +306,7 @@ impl Store {
             if document.held_out {
                 corpus.validation.push(&copy.stored, copy.tokens)?;
                 source.validation_tokens += u64::from(copy.tokens);
+                source.held_out += 1;
                 continue;
             }
             corpus.train.push(&copy.stored, copy.tokens)?;
@@ -350,143 +320,11 @@ impl Store {
     }
 }
 
-/// The second pass over one split.
-struct Rewrite<'a> {
-    recipe: &'a Recipe,
-    row_tokens: u32,
-    out: &'a Path,
-    ctx: &'a dyn PhaseContext,
-}
-
-impl Rewrite<'_> {
-    /// Packs a split and writes its rows in an order that the seed decides.
-    fn write(&self, name: &str, split: &Split, mut text: Option<&mut TextWriter>) -> Result<Packed> {
-        let packed = pack(&split.documents, self.row_tokens);
-        let mut order: Vec<u32> = (0..packed.len() as u32).collect();
-        order.sort_by_cached_key(|&row| (Stream::new(self.ctx.seed(), Purpose::RowOrder, u128::from(row)).next(), row));
-        let token_type = self.recipe.token_type;
-        let mut writer = ShardWriter::create(&self.out.join(name), token_type)?;
-        let mut stored = Vec::new();
-        let mut tokens = Vec::new();
-        for (done, &row) in (0_u64..).zip(&order) {
-            for span in packed.row(row as usize) {
-                stored.resize(span.tokens as usize * token_type.bytes(), 0);
-                let offset = span.start * token_type.bytes() as u64;
-                let file = split.file.get_ref();
-                file.read_exact_at(&mut stored, offset).map_err(Error::io("read", &split.path))?;
-                writer.fragment(&stored)?;
-                if let Some(text) = text.as_deref_mut() {
-                    tokens.resize(span.tokens as usize, 0);
-                    token_type.load(&stored, &mut tokens);
-                    text.write(&tokens)?;
-                }
-            }
-            writer.end_document();
-            if done % 1024 == 0 {
-                self.report(done, order.len() as u64)?;
-            }
-        }
-        self.report(order.len() as u64, order.len() as u64)?;
-        writer.finish()?;
-        Ok(packed)
-    }
-
-    fn report(&self, done: u64, rows: u64) -> Result<()> {
-        if self.ctx.stop_requested() {
-            return Err(Error::Stopped);
-        }
-        self.ctx.progress(Progress {
-            stage: "packing".into(),
-            done,
-            total: Some(rows),
-            unit: "rows".into(),
-        });
-        Ok(())
-    }
-}
-
-/// Writes the text that tokens stand for.
-struct TextWriter<'a> {
-    path: PathBuf,
-    file: BufWriter<File>,
-    vocabulary: &'a Arc<Vocabulary>,
-    bytes: u64,
-}
-
-impl<'a> TextWriter<'a> {
-    fn create(path: &Path, vocabulary: &'a Arc<Vocabulary>) -> Result<Self> {
-        let file = File::create(path).map_err(Error::io("create", path))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            file: BufWriter::new(file),
-            vocabulary,
-            bytes: 0,
-        })
-    }
-
-    fn write(&mut self, tokens: &[u32]) -> Result<()> {
-        for &token in tokens {
-            let text = self.vocabulary.text(token);
-            self.bytes += text.len() as u64;
-            self.file.write_all(text).map_err(Error::io("write", &self.path))?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<u64> {
-        self.file.flush().map_err(Error::io("write", &self.path))?;
-        Ok(self.bytes)
-    }
-}
-
-/// Size of a file after `zstd -19`, streamed.
-fn compressed_bytes(path: &Path, ctx: &dyn PhaseContext) -> Result<u64> {
-    use std::io::Read;
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let total = file.metadata().map_err(Error::io("read", path))?.len();
-    let mut encoder = zstd::stream::write::Encoder::new(Counter(0), ZSTD_LEVEL).map_err(Error::io("compress", path))?;
-    let mut buffer = vec![0; 1 << 18];
-    let mut done = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(Error::io("read", path))?;
-        if read == 0 {
-            break;
-        }
-        encoder.write_all(&buffer[..read]).map_err(Error::io("compress", path))?;
-        done += read as u64;
-        if ctx.stop_requested() {
-            return Err(Error::Stopped);
-        }
-        ctx.progress(Progress {
-            stage: "compressing".into(),
-            done,
-            total: Some(total),
-            unit: "bytes".into(),
-        });
-    }
-    let Counter(bytes) = encoder.finish().map_err(Error::io("compress", path))?;
-    Ok(bytes)
-}
-
-/// A sink that counts.
-struct Counter(u64);
-
-impl Write for Counter {
-    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
-        self.0 += buffer.len() as u64;
-        Ok(buffer.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-fn statistics(config: &Corpus, staged: &StagedCorpus, train: &Packed, validation: &Packed, text: (u64, u64)) -> Value {
+fn statistics(config: &Corpus, staged: &StagedCorpus, train: &Packed, validation: &[Packed], text: (u64, u64)) -> Value {
     let mut sources = serde_json::Map::new();
     for (name, count) in input::names(&config.input).into_iter().zip(&staged.sources) {
         let SourceCount {
@@ -495,6 +333,7 @@ fn statistics(config: &Corpus, staged: &StagedCorpus, train: &Packed, validation
             duplicates,
             train_tokens,
             validation_tokens,
+            held_out: _,
         } = *count;
         let entry = json!({
             "documents": documents,
@@ -508,6 +347,7 @@ fn statistics(config: &Corpus, staged: &StagedCorpus, train: &Packed, validation
     }
     let total = |field: fn(&SourceCount) -> u64| staged.sources.iter().map(field).sum::<u64>();
     let row_tokens = u64::from(config.sequence_length) + 1;
+    let validation_rows: usize = validation.iter().map(Packed::len).sum();
     let (text_bytes, compressed_bytes) = text;
     json!({
         "documents": total(|source| source.documents),
@@ -522,8 +362,8 @@ fn statistics(config: &Corpus, staged: &StagedCorpus, train: &Packed, validation
         "train_rows": train.len(),
         "train_tokens": train.len() as u64 * row_tokens,
         "validation_documents": staged.validation.documents.len(),
-        "validation_rows": validation.len(),
-        "validation_tokens": validation.len() as u64 * row_tokens,
+        "validation_rows": validation_rows,
+        "validation_tokens": validation_rows as u64 * row_tokens,
         "validation_text_bytes": text_bytes,
         "validation_zstd_19_bytes": compressed_bytes,
         "validation_zstd_19_bits_per_byte": (text_bytes > 0).then(|| compressed_bytes as f64 * 8.0 / text_bytes as f64),
@@ -535,7 +375,7 @@ fn statistics(config: &Corpus, staged: &StagedCorpus, train: &Packed, validation
         "documents_split": train.split_documents,
         "documents_longer_than_row": staged.train.documents.iter().filter(|span| u64::from(span.tokens) > row_tokens).count(),
         "dropped_tokens": train.dropped_tokens,
-        "validation_dropped_tokens": validation.dropped_tokens,
+        "validation_dropped_tokens": validation.iter().map(|packed| packed.dropped_tokens).sum::<u64>(),
         "sources": sources,
     })
 }
@@ -559,31 +399,21 @@ fn warn(staged: &StagedCorpus, ctx: &dyn PhaseContext) {
     }
 }
 
-fn write_manifest(
-    path: &Path,
-    recipe: &Recipe,
-    vocabulary: &Vocabulary,
-    row_tokens: u32,
-    (train, validation): (&Packed, &Packed),
-    statistics: &Value,
-) -> Result<()> {
-    let fim = vocabulary.fim();
-    let manifest = json!({
-        "version": 1,
-        "dtype": recipe.token_type.name(),
-        "sequence_length": row_tokens - 1,
-        "row_tokens": row_tokens,
-        "train_rows": train.len(),
-        "validation_rows": validation.len(),
-        "vocabulary_tokens": vocabulary.size(),
-        "begin_token": vocabulary.begin(),
-        "end_token": vocabulary.end(),
-        "pad_token": vocabulary.pad(),
-        "fim_begin_token": fim.map(|fim| fim.begin),
-        "fim_hole_token": fim.map(|fim| fim.hole),
-        "fim_end_token": fim.map(|fim| fim.end),
-        "statistics": statistics,
-    });
-    let text = serde_json::to_string_pretty(&manifest).expect("a JSON value is serialisable") + "\n";
-    std::fs::write(path, text).map_err(Error::io("write", path))
+/// Says which part of the held-out text is not validated on, as it fills no row.
+fn warn_of_unvalidated(staged: &StagedCorpus, validation: &[Packed], row_tokens: u32, ctx: &dyn PhaseContext) {
+    let without = validation.iter().filter(|packed| packed.len() == 0).count();
+    let message = if without == validation.len() {
+        format!(
+            "the {} held-out tokens do not fill one row of {row_tokens}: there is nothing to validate on",
+            staged.validation.tokens
+        )
+    } else if without > 0 {
+        format!(
+            "the held-out tokens of {without} of {} sources do not fill one row of {row_tokens}: these sources are not validated on",
+            validation.len()
+        )
+    } else {
+        return;
+    };
+    ctx.event(EventKind::DataWarning, None, message);
 }

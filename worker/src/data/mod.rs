@@ -7,11 +7,13 @@
 pub mod corpus;
 pub mod encode;
 pub mod input;
+pub mod manifest;
 mod merge;
 mod minhash;
 mod packing;
 mod pretokenize;
 mod random;
+mod rewrite;
 pub mod shard;
 mod staging;
 pub mod stream;
