@@ -41,7 +41,7 @@ pub struct MetricBatch {
     /// Scalars by name (`loss.main`, `learning_rate`, ...). Non-finite values are kept.
     #[serde(with = "scalars")]
     pub scalars: BTreeMap<String, f64>,
-    /// Matrices by name (`moe.load`: layer x expert).
+    /// Matrices by name (`moe.load`, `validation.load.<source>`: layer x expert).
     pub matrices: BTreeMap<String, Matrix>,
 }
 

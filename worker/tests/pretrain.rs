@@ -28,6 +28,7 @@ const BATCH: u32 = 4;
 /// A tokenizer and a corpus, made once for all tests.
 struct Data {
     _directory: tempfile::TempDir,
+    text: PathBuf,
     tokenizer: PathBuf,
     corpus: PathBuf,
 }
@@ -41,14 +42,7 @@ fn data() -> &'static Data {
         for document in 0..200 {
             std::fs::write(text.join(format!("{document}.txt")), story(document)).unwrap();
         }
-        let input = vec![Input {
-            name: None,
-            paths: vec![format!("{}/*.txt", text.display())],
-            exclude: Vec::new(),
-            text_field: "text".into(),
-            weight: 1.0,
-            max_bytes: None,
-        }];
+        let input = vec![source(None, &text, "*.txt")];
         let (tokenizer, corpus) = (directory.path().join("tokenizer"), directory.path().join("corpus"));
         let work = Work::Tokenizer(Tokenizer {
             vocab_size: Some(384),
@@ -57,31 +51,41 @@ fn data() -> &'static Data {
             sample_bytes: Bytes(1 << 20),
         });
         execute(&assignment(work, BTreeMap::new(), &tokenizer, 1, 1)).unwrap();
-        let work = Work::Corpus(Corpus {
-            sequence_length: LENGTH,
-            input,
-            fim: Fim { rate: 0.1 },
-            validation_fraction: 0.05,
-            deduplicate: Deduplicate {
-                exact: true,
-                near_threshold: None,
-            },
-            punctuation_split: 0.1,
-        });
-        execute(&assignment(
-            work,
-            BTreeMap::from([(ArtifactKind::Tokenizer, artifact(&tokenizer))]),
-            &corpus,
-            1,
-            1,
-        ))
-        .unwrap();
+        make_corpus(&tokenizer, input, &corpus);
         Data {
             _directory: directory,
+            text,
             tokenizer,
             corpus,
         }
     })
+}
+
+fn make_corpus(tokenizer: &Path, input: Vec<Input>, output: &Path) {
+    let work = Work::Corpus(Corpus {
+        sequence_length: LENGTH,
+        input,
+        fim: Fim { rate: 0.1 },
+        validation_fraction: 0.05,
+        deduplicate: Deduplicate {
+            exact: true,
+            near_threshold: None,
+        },
+        punctuation_split: 0.1,
+    });
+    let inputs = BTreeMap::from([(ArtifactKind::Tokenizer, artifact(tokenizer))]);
+    execute(&assignment(work, inputs, output, 1, 1)).unwrap();
+}
+
+fn source(name: Option<&str>, directory: &Path, pattern: &str) -> Input {
+    Input {
+        name: name.map(Into::into),
+        paths: vec![format!("{}/{pattern}", directory.display())],
+        exclude: Vec::new(),
+        text_field: "text".into(),
+        weight: 1.0,
+        max_bytes: None,
+    }
 }
 
 /// A little text with structure to learn.
@@ -349,6 +353,115 @@ fn an_average_is_a_second_model_and_changes_nothing_else() {
         assert_eq!(scalars, expected, "step {}", with.step);
         assert_eq!(with.matrices, without.matrices, "step {}", with.step);
     }
+}
+
+/// Loss and load of each source add up to those of the whole; measuring them changes nothing of what is trained.
+#[test]
+fn validation_tells_sources_apart() {
+    const LAYERS: usize = 2;
+    const EXPERTS: usize = 8;
+    const TOP_K: usize = 2;
+    let directory = tempfile::tempdir().unwrap();
+    let (corpus, unnamed) = (directory.path().join("corpus"), directory.path().join("unnamed"));
+    let text = &data().text;
+    let input = vec![
+        source(Some("ema"), text, "*[02468].txt"),
+        source(Some("odd ones"), text, "*[13579].txt"),
+    ];
+    make_corpus(&data().tokenizer, input, &corpus);
+    // As an older version wrote it.
+    std::fs::create_dir(&unnamed).unwrap();
+    for entry in std::fs::read_dir(&corpus).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, unnamed.join(path.file_name().unwrap())).unwrap();
+    }
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(corpus.join("corpus.json")).unwrap()).unwrap();
+    manifest.as_object_mut().unwrap().remove("validation_sources").unwrap();
+    std::fs::write(unnamed.join("corpus.json"), manifest.to_string()).unwrap();
+
+    let train = |name: &str, corpus: &Path, every: f64| {
+        let mut assignment = pretraining(&directory.path().join(name), 1, 2);
+        assignment.inputs.insert(ArtifactKind::Corpus, artifact(corpus));
+        let Work::Pretrain { pretrain, .. } = &mut assignment.work else {
+            unreachable!()
+        };
+        pretrain.batch.micro_batch = 4;
+        pretrain.validation = Validation {
+            every: Milestone::Fraction(every),
+            rows: 5,
+        };
+        execute(&assignment).unwrap();
+        assignment
+    };
+    let often = train("often", &corpus, 0.25);
+    let never = train("never", &corpus, 0.0);
+    let older = train("older", &unnamed, 0.25);
+
+    let batches = metrics(&often);
+    let validations: Vec<&MetricBatch> = batches
+        .iter()
+        .filter(|batch| batch.scalars.contains_key("validation.loss"))
+        .collect();
+    assert_eq!(validations.len(), 4);
+    let artifact: ArtifactManifest =
+        serde_json::from_slice(&std::fs::read(Path::new(&often.output).join("artifact.json")).unwrap()).unwrap();
+    let rows_of = |source: &str| artifact.statistics["validation_sources"][source]["rows"].as_u64().unwrap() as usize;
+    let all = [rows_of("ema"), rows_of("odd ones")];
+    assert!(
+        all.iter().any(|rows| rows % 4 != 0) && all.iter().all(|&rows| rows > 5),
+        "a last micro-batch that is not full: {all:?}"
+    );
+    assert_eq!(
+        artifact.statistics["validation_rows"].as_u64().unwrap() as usize,
+        all.iter().sum::<usize>()
+    );
+    for (index, batch) in validations.iter().enumerate() {
+        let is_last = index + 1 == validations.len();
+        let mut weighted = 0.0;
+        let mut rows = 0;
+        for source in ["ema", "odd_ones"] {
+            let load = &batch.matrices[&format!("validation.load.{source}")];
+            assert_eq!((load.rows, load.columns), (LAYERS, EXPERTS), "the layers of the main model");
+            let sums: Vec<f32> = load.values.chunks(EXPERTS).map(|layer| layer.iter().sum()).collect();
+            let share = sums[0] as usize / (LENGTH as usize * TOP_K);
+            assert_eq!(sums, [(share * LENGTH as usize * TOP_K) as f32; LAYERS], "tokens x top-k");
+            rows += share;
+            weighted += share as f64 * batch.scalars[&format!("validation.loss.{source}")];
+            let violations = load.values.chunks(EXPERTS).zip(&sums).map(|(layer, sum)| {
+                let largest = layer.iter().copied().fold(0.0, f32::max);
+                f64::from(largest) * EXPERTS as f64 / f64::from(*sum) - 1.0
+            });
+            let violation = violations.sum::<f64>() / LAYERS as f64;
+            assert!((batch.scalars[&format!("validation.max_violation.{source}")] - violation).abs() < 1e-12);
+            assert!(!batch.scalars.contains_key(&format!("validation.ema.loss.{source}")));
+        }
+        assert_eq!(rows, if is_last { all.iter().sum() } else { 5 }, "step {}", batch.step);
+        assert!((batch.scalars["validation.loss"] - weighted / rows as f64).abs() < 1e-12);
+        assert!(batch.scalars.contains_key("validation.ema.loss"));
+    }
+    let last = validations[3];
+    for (metric, source) in [("ema", "ema"), ("odd_ones", "odd ones")] {
+        let recorded = &artifact.statistics["validation_sources"][source];
+        for name in ["loss", "bits_per_byte", "max_violation"] {
+            assert_eq!(
+                last.scalars[&format!("validation.{name}.{metric}")],
+                recorded[name].as_f64().unwrap()
+            );
+        }
+    }
+
+    let outcome = |assignment: &Assignment| (digests(Path::new(&assignment.output)), losses(assignment));
+    assert_eq!(outcome(&often), outcome(&never));
+    assert_eq!(outcome(&often), outcome(&older));
+    for (with, without) in batches.iter().zip(metrics(&never)) {
+        for name in ["moe.load", "moe.bias"] {
+            assert_eq!(with.matrices[name], without.matrices[name], "{name} of step {}", with.step);
+        }
+    }
+    let whole = metrics(&older).pop().unwrap();
+    assert!((whole.scalars["validation.loss"] - last.scalars["validation.loss"]).abs() < 1e-9);
+    assert_eq!(whole.matrices.keys().collect::<Vec<_>>(), ["moe.bias", "moe.load"]);
+    assert!(!whole.scalars.keys().any(|name| name.starts_with("validation.loss.")));
 }
 
 #[test]

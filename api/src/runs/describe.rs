@@ -38,6 +38,30 @@ const KNOWN: &[Row] = &[
     ),
     ("validation.loss", Some("nats/token"), "Cross-entropy of held-out text", LOWER),
     (
+        "validation.loss.",
+        Some("nats/token"),
+        "Cross-entropy of the held-out text of a source",
+        LOWER,
+    ),
+    (
+        "validation.bits_per_byte.",
+        Some("bits/byte"),
+        "Cross-entropy of the held-out text of a source, independent of the tokenizer",
+        LOWER,
+    ),
+    (
+        "validation.max_violation.",
+        None,
+        "How much busier the busiest expert is than its fair share on the held-out text of a source, mean over layers",
+        LOWER,
+    ),
+    (
+        "validation.load.",
+        Some("tokens"),
+        "Tokens of the held-out text of a source that each expert got",
+        None,
+    ),
+    (
         "validation.ema.bits_per_byte",
         Some("bits/byte"),
         "Cross-entropy of held-out text with the averaged parameters, independent of the tokenizer",
@@ -106,7 +130,7 @@ pub(super) fn describe(name: &str) -> Description {
         .iter()
         .find(|(pattern, ..)| *pattern == name || (pattern.ends_with('.') && name.starts_with(pattern)));
     let axes = match name.split('.').next() {
-        Some("moe") => ["layer", "expert"],
+        Some("moe" | "validation") => ["layer", "expert"],
         Some("numerics") => ["layer", "tensor class"],
         _ => ["row", "column"],
     };
@@ -140,7 +164,15 @@ mod tests {
         );
         assert_eq!(describe("loss.other").text, Some("A part of the loss"));
         assert_eq!(describe("tokens_per_second").better, HIGHER);
-        assert_eq!(describe("moe.load").axes, ["layer", "expert"]);
+        for name in ["moe.load", "validation.load.code"] {
+            let Description { unit, axes, .. } = describe(name);
+            assert_eq!((unit, axes), (Some("tokens"), ["layer", "expert"]), "{name}");
+        }
+        assert!(
+            describe("validation.loss.ema")
+                .text
+                .is_some_and(|text| text.contains("of a source"))
+        );
         assert_eq!(describe("lossless").text, None);
     }
 }

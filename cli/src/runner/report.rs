@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// Sources whose loss is shown.
+const MAX_SOURCES: usize = 8;
 /// Longest generated line that is shown, in characters.
 const MAX_SAMPLE: usize = 320;
 
@@ -143,6 +145,7 @@ impl Report {
             "validation loss",
             figure("validation_loss").map(|loss| format!("{loss:.4} nats per token")),
         );
+        push("by source", self.losses_of_sources());
         push(
             "averaged model",
             figure("validation_ema_loss").map(|loss| format!("{loss:.4} nats per token (in ema/)")),
@@ -169,6 +172,22 @@ impl Report {
             );
         }
         rows
+    }
+
+    /// Validation loss of each source, where they are told apart.
+    fn losses_of_sources(&self) -> Option<String> {
+        let statistics = &self.newest(ArtifactKind::Checkpoint)?.artifact.statistics;
+        let sources = statistics.get("validation_sources")?.as_object()?;
+        let mut parts: Vec<String> = sources
+            .iter()
+            .filter_map(|(name, source)| Some(format!("{} {:.4}", line(name), source["loss"].as_f64()?)))
+            .collect();
+        let more = parts.len().saturating_sub(MAX_SOURCES);
+        parts.truncate(MAX_SOURCES);
+        if more > 0 {
+            parts.push(format!("{more} more"));
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     /// Prompts and what the model made of them.
@@ -272,13 +291,14 @@ mod tests {
     fn the_report_has_every_figure_that_there_is() {
         let text = report(json!({
             "steps": 250, "tokens": 1_000_000, "parameters": 9_890_080, "validation_loss": 3.25, "validation_bits_per_byte": 1.75,
-            "validation_ema_loss": 3.125, "tokens_per_second": 5120.4, "max_violation": 0.25, "samples": [{"prompt": "fn\tmain", "text": "() {\n\u{1b}[31m"}],
+            "validation_ema_loss": 3.125, "validation_sources": {"code": {"loss": 3.0, "rows": 2}, "documents": {"loss": 3.5}}, "tokens_per_second": 5120.4, "max_violation": 0.25, "samples": [{"prompt": "fn\tmain", "text": "() {\n\u{1b}[31m"}],
         }))
         .text();
         for line in [
             "job is complete (1 min 15 s).",
             "  trained           9,890,080 parameters on 1.00M tokens in 250 steps",
             "  validation loss   3.2500 nats per token",
+            "  by source         code 3.0000, documents 3.5000",
             "  averaged model    3.1250 nats per token (in ema/)",
             "  bits per byte     1.750 (zstd -19 needs 2.500 for the same held-out text)",
             "  speed             5,120 tokens/s",

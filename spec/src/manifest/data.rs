@@ -37,7 +37,7 @@ impl Default for Tokenizer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Input {
-    /// Name of the source in statistics; the first path by default.
+    /// Name of the source in statistics and metrics; the first path by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Glob patterns of files (`docs/**/*.md`). `~` is the home directory; `${NAME}` and `${NAME:-default}` are environment variables.
@@ -81,7 +81,7 @@ pub struct Corpus {
     /// Fill-in-the-middle.
     #[serde(default)]
     pub fim: Fim,
-    /// Share of documents held out for validation, chosen by document hash.
+    /// Share of documents held out for validation, chosen by document hash. With several sources validation measures each of them too.
     #[serde(default = "validation_fraction")]
     #[schemars(range(min = 0.0, max = 0.5))]
     pub validation_fraction: f64,

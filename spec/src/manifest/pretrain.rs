@@ -333,7 +333,7 @@ impl Default for Checkpointing {
 pub struct Validation {
     /// Distance between evaluations; the last step is always evaluated, over the whole split.
     pub every: Milestone,
-    /// Rows per evaluation, the last one excepted.
+    /// Rows per evaluation, the last one excepted; of each source of the corpus its share.
     #[schemars(range(min = 1))]
     pub rows: u32,
 }

@@ -33,8 +33,8 @@ impl<K: Kernels, A: Storage> MlpActivations<K, A> {
 pub struct MoeActivations<K: Kernels, A: Storage> {
     /// Gate scores, `[T, E]`.
     scores: K::Buffer<f32>,
-    /// Selected experts, `[T, top_k]`.
-    indices: K::Buffer<u32>,
+    /// Selected experts of the last pass, `[T, top_k]`.
+    pub indices: K::Buffer<u32>,
     /// Their weights, `[T, top_k]`.
     weights: K::Buffer<f32>,
     /// `f_i` of the balance loss, `[B, E]`, or `[1, E]` if it counts a micro-batch.

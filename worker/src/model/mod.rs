@@ -111,6 +111,11 @@ impl<K: Kernels, A: Storage> Activations<K, A> {
         &self.mtp[index].nll
     }
 
+    /// Every MoE layer of the main model.
+    pub fn main_moe_layers(&self) -> impl Iterator<Item = &ffn::MoeActivations<K, A>> {
+        self.blocks.iter().filter_map(|block| block.ffn.moe())
+    }
+
     /// Every MoE layer, the MTP modules' last.
     pub fn moe_layers(&self) -> impl Iterator<Item = &ffn::MoeActivations<K, A>> {
         self.blocks

@@ -1,7 +1,7 @@
 //! Pre-training: the loop around [`Trainer::step`].
 
 use super::numerics;
-use super::validate::{Validated, validate};
+use super::validate::{HeldOut, Validated, validate};
 use super::{Context, close, commit, input, reporter, threads};
 use crate::Stop;
 use crate::checkpoint::store::{Checkpoint, Store};
@@ -111,7 +111,7 @@ struct Run<'a, K: Kernels, A: Storage> {
     trainer: Trainer<K, A>,
     rows: Rows,
     order: RowOrder,
-    validation: Rows,
+    validation: HeldOut,
     vocabulary: Vocabulary,
     token_bytes: Vec<u32>,
     files: StaticFiles,
@@ -143,7 +143,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         } = setup;
         let corpus = input(assignment, ArtifactKind::Corpus)?;
         let tokenizer = input(assignment, ArtifactKind::Tokenizer)?;
-        let (rows, validation) = (Rows::open(&corpus.join("train"))?, Rows::open(&corpus.join("validation"))?);
+        let (rows, validation) = (Rows::open(&corpus.join("train"))?, HeldOut::open(&corpus)?);
         let vocabulary = Vocabulary::open(&tokenizer)?;
         check(&corpus, &rows, &vocabulary, architecture)?;
         let length = rows.row_tokens() - 1;
@@ -219,7 +219,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
             } else {
                 None
             };
-            self.report(&report, settings, before, seconds, validation);
+            self.report(&report, settings, before, seconds, validation.as_ref());
             self.refuse_divergence(&report)?;
             self.last = Some(report);
             self.validated = validation;
@@ -268,7 +268,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
     }
 
     /// One batch of metrics for the step that just ended.
-    fn report(&self, report: &StepReport, settings: StepSettings, before: u64, seconds: f64, validation: Option<Validated>) {
+    fn report(&self, report: &StepReport, settings: StepSettings, before: u64, seconds: f64, validation: Option<&Validated>) {
         let tokens = self.position.tokens - before;
         let violations = report.max_violations();
         let mean = violations.iter().sum::<f64>() / violations.len().max(1) as f64;
@@ -291,14 +291,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         for (depth, loss) in (1..).zip(&report.mtp_losses) {
             scalars.insert(format!("loss.mtp.{depth}"), *loss);
         }
-        if let Some(Validated { current, averaged }) = validation {
-            scalars.insert("validation.loss".into(), current.loss);
-            scalars.insert("validation.bits_per_byte".into(), current.bits_per_byte);
-            if let Some(averaged) = averaged {
-                scalars.insert("validation.ema.loss".into(), averaged.loss);
-                scalars.insert("validation.ema.bits_per_byte".into(), averaged.bits_per_byte);
-            }
-        }
+        scalars.extend(validation.map(Validated::scalars).unwrap_or_default());
         let load = matrix(
             report
                 .expert_counts
@@ -311,14 +304,14 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
             scalars.extend(numerics::scalars(&report.numerics).map(|(name, value)| (name.to_owned(), value)));
             matrices.extend(numerics::matrices(&report.numerics));
         }
+        let matrices = matrices.into_iter().map(|(name, matrix)| (name.to_owned(), matrix));
         self.reporter.metrics(MetricBatch {
             step: self.position.step,
             tokens: self.position.tokens,
             scalars,
             matrices: matrices
-                .into_iter()
+                .chain(validation.into_iter().flat_map(Validated::matrices))
                 .filter(|(_, matrix)| matrix.rows > 0)
-                .map(|(name, matrix)| (name.to_owned(), matrix))
                 .collect(),
         });
     }
@@ -393,32 +386,30 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         if self.context.stop_requested() {
             return Err(Error::Stopped);
         }
-        let statistics = self.statistics(self.validated)?;
+        let statistics = self.statistics()?;
         let output = Path::new(&self.assignment.output);
         clear(output)?;
         link_files(&checkpoint, output)?;
         commit(self.assignment, ArtifactKind::Checkpoint, Some(self.position.step), statistics)
     }
 
-    fn statistics(&self, validation: Option<Validated>) -> Result<serde_json::Value> {
+    fn statistics(&self) -> Result<serde_json::Value> {
         let Speed { tokens, seconds } = self.speed;
         let violations = self.last.as_ref().map(StepReport::max_violations).unwrap_or_default();
-        let current = validation.map(|validation| validation.current);
         let mut statistics = json!({
             "steps": self.position.step,
             "tokens": self.position.tokens,
             "parameters": self.trainer.model.layout.parameters(),
             "training_loss": self.last.as_ref().map(|report| report.main_loss),
-            "validation_loss": current.map(|validation| validation.loss),
-            "validation_bits_per_byte": current.map(|validation| validation.bits_per_byte),
-            "validation_rows": current.map(|validation| validation.rows),
+            "validation_loss": null,
+            "validation_bits_per_byte": null,
+            "validation_rows": null,
             "tokens_per_second": (seconds > 0.0).then(|| tokens as f64 / seconds),
             "max_violation": (!violations.is_empty()).then(|| violations.iter().sum::<f64>() / violations.len() as f64),
             "samples": self.samples()?,
         });
-        if let Some(averaged) = validation.and_then(|validation| validation.averaged) {
-            statistics["validation_ema_loss"] = json!(averaged.loss);
-            statistics["validation_ema_bits_per_byte"] = json!(averaged.bits_per_byte);
+        if let Some(validated) = &self.validated {
+            validated.describe(&mut statistics);
         }
         Ok(statistics)
     }
@@ -428,11 +419,12 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         let model = &self.trainer.model;
         let mut generator = Generator::new(model, self.trainer.micro_batch().length);
         let (prompt_tokens, limit) = SAMPLE_TOKENS;
-        let mut row = vec![0; self.validation.row_tokens()];
-        let stride = (self.validation.len() / SAMPLES).max(1);
+        let rows = &self.validation.rows;
+        let mut row = vec![0; rows.row_tokens()];
+        let stride = (rows.len() / SAMPLES).max(1);
         let mut samples = Vec::new();
-        for index in (0..self.validation.len()).step_by(stride).take(SAMPLES) {
-            self.validation.read(index, &mut row)?;
+        for index in (0..rows.len()).step_by(stride).take(SAMPLES) {
+            rows.read(index, &mut row)?;
             let prompt: Vec<u32> = row
                 .iter()
                 .copied()

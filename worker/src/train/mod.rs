@@ -10,4 +10,4 @@ pub mod parts;
 pub mod schedule;
 mod trainer;
 
-pub use trainer::{StepReport, StepSettings, Trainer};
+pub use trainer::{StepReport, StepSettings, Trainer, max_violations};

@@ -54,22 +54,28 @@ impl StepReport {
         ]
     }
 
-    /// `max(count) / mean(count) - 1` per MoE layer.
+    /// [`max_violations`] of the step.
     #[must_use]
     pub fn max_violations(&self) -> Vec<f64> {
-        self.expert_counts
-            .iter()
-            .map(|counts| {
-                let total: f64 = counts.iter().map(|&count| f64::from(count)).sum();
-                let largest = counts.iter().copied().max().unwrap_or(0);
-                if total == 0.0 {
-                    0.0
-                } else {
-                    f64::from(largest) * counts.len() as f64 / total - 1.0
-                }
-            })
-            .collect()
+        max_violations(&self.expert_counts)
     }
+}
+
+/// MaxVio, `max(count) / mean(count) - 1`, of each MoE layer's counts of tokens per expert.
+#[must_use]
+pub fn max_violations(expert_counts: &[Vec<u32>]) -> Vec<f64> {
+    expert_counts
+        .iter()
+        .map(|counts| {
+            let total: f64 = counts.iter().map(|&count| f64::from(count)).sum();
+            let largest = counts.iter().copied().max().unwrap_or(0);
+            if total == 0.0 {
+                0.0
+            } else {
+                f64::from(largest) * counts.len() as f64 / total - 1.0
+            }
+        })
+        .collect()
 }
 
 /// A model with its optimizer's state and the memory of its passes.
@@ -342,6 +348,21 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         self.model.forward(&mut self.acts, &self.batch, false);
         self.model.evaluate(&mut self.acts, &self.batch);
         download(&self.model.kernels, &self.acts.nll)
+    }
+
+    /// Adds to `counts` the tokens of the first `sequences` rows of the last pass that were sent to each expert, per MoE layer of the main model,
+    /// `[layers][E]`. The counters that training reports and balances by are another thing, which starts at 0 with each step.
+    pub fn count_experts(&self, counts: &mut Vec<Vec<u32>>, sequences: usize) {
+        let k = &self.model.kernels;
+        counts.resize(self.acts.main_moe_layers().count(), Vec::new());
+        for (layer, moe) in counts.iter_mut().zip(self.acts.main_moe_layers()) {
+            layer.resize(k.len(&moe.counts), 0);
+            let mut indices = vec![0; k.len(&moe.indices) / self.micro.sequences * sequences];
+            k.download(&mut indices, &moe.indices, 0);
+            for expert in indices {
+                layer[expert as usize] += 1;
+            }
+        }
     }
 
     /// The activations of the last pass.
