@@ -108,6 +108,26 @@ export const checks = {
     await page.getByText(/layer 1, expert 1: /).first().waitFor();
   },
 
+  "the load on each source is beside that of training": async ({ page }, world) => {
+    const loads = async ({ id }) => (await readApi(page, `/runs/${encodeURIComponent(id)}/metrics`)).items.filter(({ name }) => name.startsWith("validation.load."));
+    const found = await Promise.all(world.runs.map(async (run) => ({ run, loads: await loads(run) })));
+    const { run, loads: [{ name }] } = found.find(({ loads }) => loads.length > 0) ?? { loads: [{}] };
+    assert.ok(run, "a run of several sources");
+    await page.goto(`${pageOf(run, "/experts")}?run=${encodeURIComponent(run.id)}`);
+    await settle(page);
+    const source = name.slice("validation.load.".length);
+    await page.getByLabel("Load in").selectOption({ label: `validation: ${source}` });
+    await page.waitForURL(`**source=${encodeURIComponent(source)}*`);
+    await page.getByText("Validation of step", { exact: true }).waitFor();
+    await page.getByRole("combobox", { name: "Layer", exact: true }).selectOption("0");
+    await page.getByRole("application", { name: /^Load by source, layer 0: \d+ sources by \d+ experts/ }).focus();
+    await page.keyboard.press("ArrowRight");
+    await page.waitForURL(/layer=0&expert=1/);
+    await page.getByText(/^source .+, expert 1: [\d.]+$/).waitFor();
+    await page.getByRole("button", { name: "Table of Load by source, layer 0" }).click();
+    await page.getByRole("region", { name: "Table of Load by source, layer 0" }).getByRole("rowheader", { name: source, exact: true }).waitFor();
+  },
+
   "scrubbing from the cache takes less than 30 ms a frame": async ({ page }, world) => {
     await page.goto(pageOf(trained(world), "/experts"));
     await settle(page);

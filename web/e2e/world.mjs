@@ -29,7 +29,9 @@ spec:
   worker: {threads: 1}
   phases:
     - name: tokenizer
-      tokenizer: {vocabSize: 384, input: &text [{paths: ["${folder}/text/*.txt"]}]}
+      tokenizer:
+        vocabSize: 384
+        input: &text [{name: even, paths: ["${folder}/text/*[02468].txt"]}, {name: odd, paths: ["${folder}/text/*[13579].txt"]}]
     - name: corpus
       corpus: {sequenceLength: 32, validationFraction: 0.1, input: *text}
     - name: pretrain

@@ -33,7 +33,7 @@ function metricsOf(run) {
   const scalars = Object.entries(run.scalars).map(([name, { at, unit, description, better }]) => ({
     name, kind: "scalar", unit, description, better, axes: null, shape: null, points: run.lastStep, firstStep: 1, lastStep: run.lastStep, last: at(run.lastStep) === undefined ? null : world.wire(at(run.lastStep)),
   }));
-  const matrices = (run.matrices ?? []).map((name) => ({ name, kind: "matrix", unit: name === "moe.load" ? "tokens" : null, description: null, better: null, axes: ["layer", name.startsWith("moe.") ? "expert" : "class"], shape: [run.matrix(name, 1).rows, run.matrix(name, 1).columns], points: run.lastStep, firstStep: 1, lastStep: run.lastStep, last: null }));
+  const matrices = (run.matrices ?? []).map((name) => ({ name, kind: "matrix", unit: name === "moe.load" ? "tokens" : null, description: null, better: null, axes: ["layer", name.startsWith("numerics.") ? "class" : "expert"], shape: [run.matrix(name, 1).rows, run.matrix(name, 1).columns], points: run.lastStep, firstStep: 1, lastStep: run.lastStep, last: null }));
   return { items: [...scalars, ...matrices] };
 }
 
@@ -113,7 +113,7 @@ setInterval(() => {
     advance(run);
     const step = run.lastStep;
     const scalars = Object.fromEntries(Object.entries(run.scalars).flatMap(([name, { at }]) => (at(step) === undefined ? [] : [[name, world.wire(at(step))]])));
-    send("metrics", { run: run.id, points: [{ step, tokens: run.tokensAt(step), time: new Date().toISOString(), attempt: run.attempt, scalars }], matrices: run.matrices });
+    send("metrics", { run: run.id, points: [{ step, tokens: run.tokensAt(step), time: new Date().toISOString(), attempt: run.attempt, scalars }], matrices: run.matrices.filter((name) => !name.startsWith("validation.")) });
     if (step % 6 === 0) {
       world.addLog(run.id, run.attempt, Date.now(), "info", `step ${step} loss ${scalars["loss.main"]} tokens/s ${Math.round(scalars.tokens_per_second)}`);
       send("log", { run: run.id, lastId: world.logs.length });

@@ -48,18 +48,19 @@ function trainingRun(options) {
     phase: "pretrain",
     kind: "pretrain",
     key: key(id),
-    scalars: { ...scalarsOf(options), ...(depth === null ? {} : numericsScalars(options)) },
+    scalars: { ...scalarsOf(options), ...(depth === null ? {} : { ...numericsScalars(options), ...sourceScalars(scalarsOf(options)) }) },
     matrix(name, step) {
       if (NUMERICS.includes(name)) return numericsMatrix(name, options, step);
+      if (name.startsWith(LOAD)) return { rows: layers, columns: experts, values: this.load(step, SOURCE_NAMES.indexOf(name.slice(LOAD.length)) + 1) };
       return { rows: layers, columns: experts, values: name === "moe.load" ? this.load(step) : this.bias(step) };
     },
-    matrices: ["moe.load", "moe.bias", ...(depth === null ? [] : NUMERICS)],
+    matrices: ["moe.load", "moe.bias", ...(depth === null ? [] : [...NUMERICS, ...SOURCE_NAMES.map((source) => LOAD + source)])],
     tokensAt: (step) => step * tokensPerStep,
     timeAt: (step) => (startedAt + ((step / Math.max(1, lastStep)) * hours * HOUR)) / 1000,
     flopsPerToken: 2.5e11,
     createdAt: new Date(startedAt).toISOString(),
-    /** Tokens of every expert of every layer: skewed early, even later, as bias balancing works. */
-    load(step) {
+    /** Tokens of every expert of every layer: skewed early, even later, as bias balancing works. On the text of one source experts differ more. */
+    load(step, source = 0) {
       const values = new Float32Array(layers * experts);
       const epoch = Math.floor(step / Math.max(1, Math.floor(total / 4000)));
       const skew = 0.14 + 0.8 * Math.exp((-12 * step) / total);
@@ -68,6 +69,7 @@ function trainingRun(options) {
         for (let expert = 0; expert < experts; expert += 1) {
           const cell = layer * 1000 + expert;
           let share = Math.exp(skew * normal(seed + 11, cell) * 0.7 + 0.08 * normal(seed + 12 + epoch, cell));
+          if (source > 0) share *= Math.exp(0.6 * normal(seed + 40 + source, cell));
           if (dead !== null && step > dead && layer === 7 && expert === 19) share = 0;
           if (dead !== null && step > dead && layer === 7 && expert === 3) share *= 1 + Math.min(5, (step - dead) / 400);
           values[layer * experts + expert] = Math.round(fair * share);
@@ -85,6 +87,25 @@ function trainingRun(options) {
     job,
   };
 }
+
+const SOURCES = { web: -0.06, code: 0.12, math: 0.2 };
+const SOURCE_NAMES = Object.keys(SOURCES);
+const LOAD = "validation.load.";
+
+/** What validation measures of each source. */
+const sourceScalars = (scalars) =>
+  Object.fromEntries(
+    Object.entries(SOURCES).flatMap(([source, offset]) => {
+      const loss = (step) => scalars["validation.loss"].at(step);
+      const derived = (of) => (step) => (loss(step) === undefined ? undefined : of(loss(step)));
+      const scalar = (at, unit) => ({ at, unit, better: "lower", description: null });
+      return [
+        [`validation.loss.${source}`, scalar(derived((value) => value + offset), "nats")],
+        [`validation.bits_per_byte.${source}`, scalar(derived((value) => (value + offset) / 3.1), "bits/byte")],
+        [`validation.max_violation.${source}`, scalar(derived(() => 1.1 + 3 * Math.abs(offset)), null)],
+      ];
+    }),
+  );
 
 const dataRun = (job, phase, kind, hours) => ({
   id: `${job}.${phase}.${key(job + phase).slice(0, 8)}`, job, phase, kind, key: key(job + phase), attempt: 1, state: "succeeded", createdAt: ago(hours), lastStep: null, total: null, scalars: {}, flopsPerToken: null,

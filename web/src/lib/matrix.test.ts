@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { columnMeans, decodeFloats, extremes, labelIndexes, maxViolations, relativeLoad, transpose } from "./matrix";
+import { columnMeans, decodeFloats, extremes, labelIndexes, maxViolations, relativeLoad, stackRow, transpose } from "./matrix";
 
 describe("matrices", () => {
   const counts = { rows: 2, columns: 4, values: Float32Array.from([1, 1, 1, 1, 4, 0, 0, 0]) };
@@ -9,6 +9,12 @@ describe("matrices", () => {
   test("marginals and transpose", () => {
     expect([...columnMeans(counts)]).toEqual([2.5, 0.5, 0.5, 0.5]);
     expect([...transpose(counts).values]).toEqual([1, 4, 1, 0, 1, 0, 1, 0]);
+  });
+  test("a row of several matrices", () => {
+    const other = { rows: 1, columns: 2, values: Float32Array.from([7, 8]) };
+    expect(stackRow([counts, other], 0)).toEqual({ rows: 2, columns: 4, values: Float32Array.from([1, 1, 1, 1, 7, 8, Number.NaN, Number.NaN]) });
+    expect([...stackRow([other, counts], 1).values.subarray(0, 6)]).toEqual([Number.NaN, Number.NaN, Number.NaN, Number.NaN, 4, 0]);
+    expect(stackRow([], 0)).toEqual({ rows: 0, columns: 0, values: new Float32Array(0) });
   });
   test("extremes", () => {
     const { top, bottom } = extremes(relativeLoad(counts), 1);

@@ -86,6 +86,16 @@ export function transpose(grid: Grid): Grid {
   return { rows: grid.columns, columns: grid.rows, values };
 }
 
+/** One row of each of several matrices, one beneath the other; NaN where a matrix lacks it. */
+export function stackRow(grids: readonly Grid[], row: number): Grid {
+  const columns = Math.max(0, ...grids.map((grid) => grid.columns));
+  const values = new Float32Array(grids.length * columns).fill(Number.NaN);
+  grids.forEach((grid, index) => {
+    if (row >= 0 && row < grid.rows) values.set(grid.values.subarray(row * grid.columns, (row + 1) * grid.columns), index * columns);
+  });
+  return { rows: grids.length, columns, values };
+}
+
 /** Indexes for labels, at steps that people count in. */
 export function labelIndexes(count: number, room: number): number[] {
   const stride = [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 200, 256, 500].find((step) => count / step <= room) ?? Math.ceil(count / Math.max(1, room));
