@@ -8,6 +8,7 @@ mod connect;
 mod estimate;
 mod export;
 mod failure;
+mod huge_pages;
 mod local;
 mod manifest;
 mod output;
@@ -24,6 +25,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = cli.context();
+    if matches!(cli.command, Command::Worker(_) | Command::Bench(_)) {
+        huge_pages::adopt();
+    }
     let result = match cli.command {
         Command::Worker(args) => return commands::worker::run(&args),
         Command::Run(args) => commands::run::run(&args, &context),

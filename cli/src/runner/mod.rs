@@ -8,7 +8,7 @@ pub mod job;
 pub mod lock;
 pub mod models;
 mod phase;
-mod process;
+pub mod process;
 pub mod report;
 pub mod status;
 pub mod storage;

@@ -92,7 +92,7 @@ fn ended(status: ExitStatus) -> Ended {
 }
 
 /// This program. On Linux by its own inode, so that an upgrade during a run does not mix two versions in one run.
-fn executable() -> Result<std::path::PathBuf> {
+pub fn executable() -> Result<std::path::PathBuf> {
     let own = Path::new("/proc/self/exe");
     if own.exists() {
         return Ok(own.to_path_buf());
