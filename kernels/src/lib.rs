@@ -75,6 +75,11 @@ pub trait Kernels: Send + Sync {
     /// Device memory holding elements of one type.
     type Buffer<T: Element>: Send + Sync;
 
+    /// Runs `work`, which calls many operations, where calling them costs least; results do not depend on it.
+    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     // --- Memory ---------------------------------------------------------------------------------------------------------------
 
     /// A buffer of `len` zeros.

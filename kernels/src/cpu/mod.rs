@@ -96,12 +96,6 @@ impl Cpu {
         &self.pool
     }
 
-    /// Runs `work` on one of the threads. Operations called from there save the hand-over to the threads, about 10 microseconds each: run a
-    /// whole training loop this way.
-    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
-    }
-
     /// `len` values left over from earlier work.
     fn scratch(&self, len: usize) -> Vec<f32> {
         let mut kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,6 +134,11 @@ impl Cpu {
 
 impl Kernels for Cpu {
     type Buffer<T: Element> = Vec<T>;
+
+    /// On one of the threads: operations called from there save the hand-over to the threads, 10 microseconds or more each.
+    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
 
     fn zeros<T: Element>(&self, len: usize) -> Vec<T> {
         vec![T::default(); len]

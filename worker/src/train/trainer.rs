@@ -158,7 +158,7 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
     ///
     /// # Panics
     /// If the batch is empty or not a whole number of micro-batches.
-    pub fn step(&mut self, step: u64, rows: &[u32], settings: StepSettings, interrupted: &dyn Fn() -> bool) -> Option<StepReport> {
+    pub fn step(&mut self, step: u64, rows: &[u32], settings: StepSettings, interrupted: &(dyn Fn() -> bool + Sync)) -> Option<StepReport> {
         let report = self.accumulate(rows, settings, interrupted)?;
         if report.finite_quantities().iter().all(|(_, value)| value.is_finite()) {
             self.update(step, report.gradient_norm, settings);
@@ -167,7 +167,7 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
     }
 
     /// Gradients of a global batch, left in `model.gradients`.
-    pub fn accumulate(&mut self, rows: &[u32], settings: StepSettings, interrupted: &dyn Fn() -> bool) -> Option<StepReport> {
+    pub fn accumulate(&mut self, rows: &[u32], settings: StepSettings, interrupted: &(dyn Fn() -> bool + Sync)) -> Option<StepReport> {
         let micro_tokens = self.micro.sequences * (self.micro.length + 1);
         assert!(
             !rows.is_empty() && rows.len().is_multiple_of(micro_tokens),
@@ -185,17 +185,19 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         } = self;
         let model = &*model;
         let sums = ema::beside(ema.as_mut(), model, || {
-            let mut sums = LossSums::default();
-            for micro in rows.chunks_exact(micro_tokens) {
-                if interrupted() {
-                    return None;
+            model.kernels.scope(|| {
+                let mut sums = LossSums::default();
+                for micro in rows.chunks_exact(micro_tokens) {
+                    if interrupted() {
+                        return None;
+                    }
+                    batch::load(&model.kernels, batch, micro);
+                    model.forward(acts, batch, true);
+                    model.backward(&mut gradients, acts, batch, scales);
+                    sums.add(model, acts);
                 }
-                batch::load(&model.kernels, batch, micro);
-                model.forward(acts, batch, true);
-                model.backward(&mut gradients, acts, batch, scales);
-                sums.add(model, acts);
-            }
-            Some(sums)
+                Some(sums)
+            })
         });
         self.model.gradients = gradients;
         Some(self.report(&sums?, sequences, settings))
@@ -344,10 +346,14 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
 
     /// Negative log-likelihood of every target of the main model, for one micro-batch of rows, in nats.
     pub fn evaluate(&mut self, rows: &[u32]) -> Vec<f32> {
-        batch::load(&self.model.kernels, &mut self.batch, rows);
-        self.model.forward(&mut self.acts, &self.batch, false);
-        self.model.evaluate(&mut self.acts, &self.batch);
-        download(&self.model.kernels, &self.acts.nll)
+        let Self { model, acts, batch, .. } = self;
+        let model = &*model;
+        model.kernels.scope(|| {
+            batch::load(&model.kernels, batch, rows);
+            model.forward(acts, batch, false);
+            model.evaluate(acts, batch);
+            download(&model.kernels, &acts.nll)
+        })
     }
 
     /// Adds to `counts` the tokens of the first `sequences` rows of the last pass that were sent to each expert, per MoE layer of the main model,
