@@ -147,7 +147,6 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
     let size = |i, j| (EDGE.min(m - i), EDGE.min(n - j));
     // Squares in rows, as C lies in memory, and in columns, so that B's panels stay in L1.
     let by_rows = || (0..m).step_by(EDGE).flat_map(move |i| (0..n).step_by(EDGE).map(move |j| (i, j)));
-    let by_columns = || (0..n).step_by(EDGE).flat_map(move |j| (0..m).step_by(EDGE).map(move |i| (i, j)));
     let sums = sums.as_mut_ptr();
     let kept_sums = |i: usize, j: usize| Sums {
         pointer: sums.wrapping_add(i / EDGE * across + j / EDGE).cast(),
@@ -163,20 +162,17 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
         for term in (0..*k).step_by(slice) {
             let depth = slice.min(k - term);
             let in_place = match a {
-                Operand::Bf16(view) => Left::in_place(view.skip_rows(i0).skip_columns(term), (m, depth)),
+                Operand::Bf16(view) => Left::in_place(view.skip_rows(i0).skip_columns(term), depth),
                 _ => None,
             };
-            let left = match in_place {
-                Some(left) => left,
-                None => {
-                    let next = pack_operand(a_tiles, a_scales, a, (i0, m), (term, depth), Form::Left);
-                    // Packing may have moved the memory.
-                    Left::packed(a_tiles.as_ptr().cast(), next)
-                }
-            };
+            // Rows in whole squares are read where they are, if they can be.
+            let direct = if in_place.is_some() { m / EDGE * EDGE } else { 0 };
+            let packed_next = pack_operand(a_tiles, a_scales, a, (i0 + direct, m - direct), (term, depth), Form::Left);
+            // After packing, which may have moved the memory.
+            let packed = Left::packed(a_tiles.as_ptr().cast(), packed_next);
             let b_panel = pack_operand(b_tiles, b_scales, b, (j0, n), (term, depth), Form::Right);
             let accumulate = term > 0 || *write == Write::Accumulate;
-            for (i, j) in by_columns() {
+            for (i, j) in by_rows() {
                 let size = size(i, j);
                 let whole = size.0.is_multiple_of(amx::ROWS) && size.1.is_multiple_of(amx::ROWS);
                 let (home, sums) = match c.pointer {
@@ -196,8 +192,12 @@ unsafe fn compute(product: &Product<'_>, task: Task, workspace: &mut Workspace) 
                 if home == Home::Square && accumulate {
                     load::<Avx512Bf16>(sums, c.at(i, j), size);
                 }
+                let (left, row) = match in_place {
+                    Some(left) if i < direct => (left, i),
+                    _ => (packed, i - direct),
+                };
                 let tiles = TileProduct {
-                    a: left.pointer.wrapping_add(i / amx::ROWS * left.next),
+                    a: left.pointer.wrapping_add(row / amx::ROWS * left.next),
                     a_row: left.row,
                     a_step: left.step,
                     a_next: left.next,
@@ -253,12 +253,12 @@ impl Left {
         }
     }
 
-    /// The matrix itself, which needs to be whole tiles, in rows close enough for the L1 cache to hold those of a tile.
-    fn in_place(view: View<'_, Bf16>, (rows, depth): (usize, usize)) -> Option<Self> {
+    /// The matrix itself, for terms that are whole tiles, in rows close enough for the L1 cache to hold those of a tile.
+    fn in_place(view: View<'_, Bf16>, depth: usize) -> Option<Self> {
         /// Bytes between rows: those of two tiles then lie in 64 KiB.
         const FURTHEST: usize = 2048;
         let row = view.row * size_of::<Bf16>();
-        let whole = view.column == 1 && rows.is_multiple_of(amx::ROWS) && depth.is_multiple_of(amx::TERMS);
+        let whole = view.column == 1 && depth.is_multiple_of(amx::TERMS);
         (whole && row <= FURTHEST).then(|| Self {
             pointer: view.data[view.offset..].as_ptr().cast(),
             row,

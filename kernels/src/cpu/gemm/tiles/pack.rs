@@ -166,6 +166,7 @@ unsafe fn pack_vectors<T: Element>(tiles: *mut u8, view: View<'_, T>, (vectors, 
     const PANELS: usize = RUN / ROWS;
     let panel = bytes(ROWS, depth);
     let zero = _mm512_setzero_si512();
+    let mut panels = [[zero; ROWS]; PANELS];
     // SAFETY: reads of constants, and of vectors and terms inside the view; tiles are inside their panels.
     unsafe {
         let interleave = INTERLEAVE.each_ref().map(|words| _mm512_loadu_si512(words.as_ptr().cast()));
@@ -174,6 +175,8 @@ unsafe fn pack_vectors<T: Element>(tiles: *mut u8, view: View<'_, T>, (vectors, 
             let tile = tiles.wrapping_add(term / amx::TERMS * amx::BYTES);
             for first in (0..vectors).step_by(RUN) {
                 let count = RUN.min(vectors - first);
+                let present = count.div_ceil(ROWS);
+                let tile = tile.wrapping_add(first / ROWS * panel);
                 let line = |term: usize| {
                     if term < depth {
                         T::load(view.data.as_ptr().add(view.offset + first + term * view.column), count)
@@ -181,16 +184,21 @@ unsafe fn pack_vectors<T: Element>(tiles: *mut u8, view: View<'_, T>, (vectors, 
                         [zero; 2]
                     }
                 };
-                let mut panels = [[zero; ROWS]; PANELS];
                 for pair in 0..ROWS {
                     let (even, odd) = (line(term + 2 * pair), line(term + 2 * pair + 1));
-                    for (index, rows) in panels.iter_mut().enumerate() {
-                        rows[pair] = _mm512_permutex2var_epi16(even[index / 2], interleave[index % 2], odd[index / 2]);
+                    for index in 0..PANELS {
+                        let row = _mm512_permutex2var_epi16(even[index / 2], interleave[index % 2], odd[index / 2]);
+                        if form == Form::Left {
+                            panels[index][pair] = row;
+                        } else if index < present {
+                            _mm512_storeu_si512(tile.wrapping_add(index * panel + pair * size_of::<Row>()).cast(), row);
+                        }
                     }
                 }
-                for (index, rows) in panels.into_iter().enumerate().take(count.div_ceil(ROWS)) {
-                    let rows = if form == Form::Left { transpose(rows) } else { rows };
-                    store(tile.wrapping_add((first / ROWS + index) * panel), rows);
+                if form == Form::Left {
+                    for (index, rows) in panels.iter().enumerate().take(present) {
+                        store(tile.wrapping_add(index * panel), transpose(*rows));
+                    }
                 }
             }
         }
