@@ -4,7 +4,8 @@
 // Counting iterators check for overflow in builds with debug assertions, which then do not vectorise.
 #![allow(clippy::needless_range_loop)]
 
-use crate::formats::{GROUP, Grouping, MAGNITUDE, Source, Statistics, e4m3, e5m6};
+use super::simd::{CODES, Simd};
+use crate::formats::{Bf16, GROUP, Grouping, MAGNITUDE, Source, Statistics, e4m3, e5m6};
 
 /// One group's width of a row.
 pub type Values = [f32; GROUP];
@@ -46,17 +47,29 @@ impl Counts {
     }
 }
 
-/// Encodes finite values, each scaled by `scale(j, value)`; the result rounds to at most 448.
+/// Encodes finite values, each scaled by `scale(j, value)`; the result rounds to at most 448. How many codes are of the largest magnitude, and
+/// of zero.
 #[inline(always)]
-pub fn encode_e4m3_row(codes: &mut Codes, values: &Values, scale: impl Fn(usize, f32) -> f32) {
+pub fn encode_e4m3_row<S: Simd>(codes: &mut Codes, values: &Values, scale: impl Fn(usize, f32) -> f32) -> (u32, u32) {
+    let mut scaled = [0.0; GROUP];
     for j in 0..GROUP {
-        codes[j] = encode_e4m3(scale(j, values[j])) as u8;
+        scaled[j] = scale(j, values[j]);
     }
+    let (mut largest, mut zeros) = (0, 0);
+    for (codes, values) in codes.as_chunks_mut::<CODES>().0.iter_mut().zip(scaled.as_chunks::<CODES>().0) {
+        // SAFETY: the arrays hold `CODES` elements; only jobs call it, inside `dispatch`.
+        let counts = unsafe { S::encode_e4m3(codes.as_mut_ptr(), values.as_ptr()) };
+        (largest, zeros) = (largest + counts.0, zeros + counts.1);
+    }
+    (largest, zeros)
 }
 
-/// How many codes are of the largest magnitude, and of zero. Counted in bytes, of which a vector has many.
+/// [`Simd::encode_e4m3`] in plain Rust. Codes are counted in bytes, of which a vector has many.
 #[inline(always)]
-pub fn count_e4m3_row(codes: &Codes) -> (u32, u32) {
+pub fn encode_e4m3(codes: &mut [u8; CODES], values: &[f32; CODES]) -> (u32, u32) {
+    for j in 0..CODES {
+        codes[j] = encode_one_e4m3(values[j]) as u8;
+    }
     let count = |magnitude: u8| {
         let equal = |code: &u8| u8::from(code & e4m3::NAN_CODE == magnitude);
         u32::from(codes.iter().fold(0_u8, |count, code| count.wrapping_add(equal(code))))
@@ -84,7 +97,7 @@ pub fn encode_e4m3_broken_row(codes: &mut Codes, values: &Values, scale: impl Fn
 
 /// The code of a value whose magnitude rounds to at most 448, without branches.
 #[inline(always)]
-fn encode_e4m3(value: f32) -> u32 {
+fn encode_one_e4m3(value: f32) -> u32 {
     // Adding it leaves multiples of 2^-9, the step of subnormal codes, in the last bits.
     const STEPS: f32 = 16384.0;
     const NORMAL: u32 = (1.0_f32 / 64.0).to_bits();
@@ -111,32 +124,40 @@ fn encode_e5m6(value: f32) -> u32 {
 
 /// Values `column..column + count` of a row of the source, then zeros: where they are, or else in `values`.
 #[inline(always)]
-pub fn load<'a>(values: &'a mut Values, x: &Source<'a>, (row, column, count): (usize, usize, usize), columns: usize) -> &'a Values {
-    if count < GROUP {
-        values[count..].fill(0.0);
-    }
+pub fn load<'a, S: Simd>(
+    values: &'a mut Values,
+    x: &Source<'a>,
+    (row, column, count): (usize, usize, usize),
+    columns: usize,
+) -> &'a Values {
     let start = row * columns + column;
     match *x {
         Source::F32(x) => match x[start..start + count].first_chunk() {
             Some(x) => return x,
-            None => values[..count].copy_from_slice(&x[start..start + count]),
+            None => each(values, &x[start..start + count], |x| x),
         },
-        Source::Bf16(x) => each(values, &x[start..start + count], |_, x| x.to_f32()),
+        Source::Bf16(x) => {
+            let mut padded = [Bf16::default(); GROUP];
+            let x = whole(&mut padded, &x[start..start + count]);
+            for j in (0..GROUP).step_by(S::LANES) {
+                // SAFETY: only jobs call it, inside `dispatch`; lanes divide the arrays' length.
+                unsafe { S::store(values.as_mut_ptr().add(j), S::load_bf16(x.as_ptr().add(j))) };
+            }
+        }
         Source::E4m3 { codes, scales, grouping } => {
             let codes = &codes[start..start + count];
             let (height, width) = grouping.size();
             let scales = &scales[row / height * columns.div_ceil(width)..];
             if grouping == Grouping::Column {
-                let scales = &scales[column..column + count];
-                // Two slices of constant length vectorise.
-                if let (Some(codes), Some(scales)) = (codes.first_chunk::<GROUP>(), scales.first_chunk::<GROUP>()) {
-                    each(values, codes, |j, code| e4m3::widen(code) * scales[j]);
-                } else {
-                    each(values, codes, |j, code| e4m3::widen(code) * scales[j]);
+                let mut factors = [0.0; GROUP];
+                each(&mut factors, &scales[column..column + count], |scale| scale);
+                each(values, codes, e4m3::widen);
+                for j in 0..GROUP {
+                    values[j] *= factors[j];
                 }
             } else {
                 let scale = scales[column / GROUP];
-                each(values, codes, |_, code| e4m3::widen(code) * scale);
+                each(values, codes, |code| e4m3::widen(code) * scale);
             }
         }
         Source::E5m6 { packed, scales } => {
@@ -147,7 +168,7 @@ pub fn load<'a>(values: &'a mut Values, x: &Source<'a>, (row, column, count): (u
                 let both = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]);
                 *pair = [both & 0xfff, both >> 12];
             }
-            each(values, &codes[..count], |_, code| e5m6::decode(code as u16) * scale);
+            each(values, &codes[..count], |code| e5m6::decode(code as u16) * scale);
         }
     }
     values
@@ -155,28 +176,41 @@ pub fn load<'a>(values: &'a mut Values, x: &Source<'a>, (row, column, count): (u
 
 /// As [`load`], from any column: the values may lie in two tiles.
 #[inline(always)]
-pub fn load_across<'a>(values: &'a mut Values, x: &Source<'a>, (row, column, count): (usize, usize, usize), columns: usize) -> &'a Values {
+pub fn load_across<'a, S: Simd>(
+    values: &'a mut Values,
+    x: &Source<'a>,
+    (row, column, count): (usize, usize, usize),
+    columns: usize,
+) -> &'a Values {
     let first = count.min(GROUP - column % GROUP);
     if first == count {
-        return load(values, x, (row, column, count), columns);
+        return load::<S>(values, x, (row, column, count), columns);
     }
-    load(values, x, (row, column, first), columns);
+    load::<S>(values, x, (row, column, first), columns);
     let mut rest = [0.0; GROUP];
-    let rest = load(&mut rest, x, (row, column + first, count - first), columns);
+    let rest = load::<S>(&mut rest, x, (row, column + first, count - first), columns);
     values[first..count].copy_from_slice(&rest[..count - first]);
     values
 }
 
-/// `values[j] = convert(j, x[j])`, with a constant count if there are 128.
+/// `values[j] = convert(x[j])`, what is missing of 128 from zero.
 #[inline(always)]
-fn each<T: Copy>(values: &mut Values, x: &[T], convert: impl Fn(usize, T) -> f32) {
-    if let Some(x) = x.first_chunk::<GROUP>() {
-        for j in 0..GROUP {
-            values[j] = convert(j, x[j]);
-        }
-    } else {
-        for (j, (value, &x)) in values.iter_mut().zip(x).enumerate() {
-            *value = convert(j, x);
+fn each<T: Copy + Default>(values: &mut Values, x: &[T], convert: impl Fn(T) -> f32) {
+    let mut padded = [T::default(); GROUP];
+    let x = whole(&mut padded, x);
+    for j in 0..GROUP {
+        values[j] = convert(x[j]);
+    }
+}
+
+/// All 128 of `x`, or else a copy before zeros: loops of constant length vectorise.
+#[inline(always)]
+fn whole<'a, T: Copy>(zeros: &'a mut [T; GROUP], x: &'a [T]) -> &'a [T; GROUP] {
+    match x.first_chunk() {
+        Some(x) => x,
+        None => {
+            zeros[..x.len()].copy_from_slice(x);
+            zeros
         }
     }
 }

@@ -64,7 +64,7 @@ impl<Y: Activation> Job for Load<'_, Y> {
         let mut values = [0.0; GROUP];
         for (i, y) in self.y.chunks_exact_mut(self.columns).enumerate() {
             for (index, y) in y.chunks_mut(GROUP).enumerate() {
-                let values = load(&mut values, &self.x, (self.row + i, index * GROUP, y.len()), self.columns);
+                let values = load::<S>(&mut values, &self.x, (self.row + i, index * GROUP, y.len()), self.columns);
                 for (y, &value) in y.iter_mut().zip(values) {
                     *y = Y::from_f32(value);
                 }

@@ -66,7 +66,7 @@ impl Job for PackE5m6<'_> {
         for (i, (packed, scales)) in rows.zip(scales.chunks_exact_mut(columns.div_ceil(GROUP))).enumerate() {
             for (tile, (packed, scale)) in packed.chunks_mut(e5m6::packed_len(GROUP)).zip(scales).enumerate() {
                 let count = GROUP.min(columns - tile * GROUP);
-                let values = load(&mut values, &x, (row + i, tile * GROUP, count), columns);
+                let values = load::<S>(&mut values, &x, (row + i, tile * GROUP, count), columns);
                 let maximum = maximum(values);
                 let finite = maximum < INFINITY;
                 let amax = f32::from_bits(if finite { maximum } else { finite_maximum(values) });

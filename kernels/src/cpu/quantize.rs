@@ -2,7 +2,8 @@
 
 use super::Cpu;
 use super::codes::scatter;
-use super::quantize_tile::Tile;
+use super::quantize_tile::{FillRows, Tile};
+use super::simd::dispatch;
 use crate::formats::{GROUP, Grouping, QuantizeDims, QuantizeGroupedDims, Source, Statistics, column_scale_row};
 use rayon::prelude::*;
 
@@ -101,9 +102,32 @@ impl Cpu {
         }
     }
 
+    /// As [`Cpu::quantize_straight`], of tiles of 1 x 128.
+    fn quantize_rows(&self, codes: &mut [u8], scales: &mut [f32], x: Source<'_>, first_row: usize, dims: QuantizeDims) -> Statistics {
+        let QuantizeDims { columns, scaling, .. } = dims;
+        codes
+            .par_chunks_mut(STRIP * columns)
+            .zip(scales.par_chunks_mut(STRIP * columns.div_ceil(GROUP)))
+            .enumerate()
+            .map(|(index, (codes, scales))| {
+                let rows = FillRows {
+                    codes,
+                    scales,
+                    x,
+                    row: first_row + index * STRIP,
+                    columns,
+                    scaling,
+                };
+                dispatch(self.isa(), rows)
+            })
+            .reduce(Statistics::default, Statistics::merge)
+    }
+
     /// One task per strip of rows: its codes and its scales are contiguous.
     fn quantize_straight(&self, codes: &mut [u8], scales: &mut [f32], x: Source<'_>, first_row: usize, dims: QuantizeDims) -> Statistics {
-        let strip = if dims.grouping == Grouping::Row { STRIP } else { GROUP };
+        if dims.grouping == Grouping::Row {
+            return self.quantize_rows(codes, scales, x, first_row, dims);
+        }
         let (height, width) = dims.grouping.size();
         let scale_columns = dims.columns.div_ceil(width);
         let task = |(index, (codes, scales)): (usize, (&mut [u8], &mut [f32]))| {
@@ -112,20 +136,20 @@ impl Cpu {
             let mut statistics = Statistics::default();
             for column in (0..dims.columns).step_by(GROUP) {
                 let columns = GROUP.min(dims.columns - column);
-                let place = (first_row + index * strip, column, rows, columns);
+                let place = (first_row + index * GROUP, column, rows, columns);
                 statistics = statistics.merge(tile.fill(self, x, place, dims));
                 tile.store_codes(codes, column, dims.columns);
-                match dims.grouping {
-                    Grouping::Row => tile.store_row_scales(scales, column, dims.columns),
-                    Grouping::Column => scales[column..column + columns].copy_from_slice(&tile.scales[..columns]),
-                    Grouping::Block => scales[column / GROUP] = tile.scales[0],
+                if dims.grouping == Grouping::Column {
+                    scales[column..column + columns].copy_from_slice(&tile.scales[..columns]);
+                } else {
+                    scales[column / GROUP] = tile.scales[0];
                 }
             }
             statistics
         };
         codes
-            .par_chunks_mut(strip * dims.columns)
-            .zip(scales.par_chunks_mut(strip / height * scale_columns))
+            .par_chunks_mut(GROUP * dims.columns)
+            .zip(scales.par_chunks_mut(GROUP / height * scale_columns))
             .enumerate()
             .map(task)
             .reduce(Statistics::default, Statistics::merge)

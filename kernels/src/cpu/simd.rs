@@ -64,6 +64,7 @@ impl Isa {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vbmi")
             && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("popcnt")
         {
             return Some(Self(Kind::Avx512Bf16));
         }
@@ -173,7 +174,7 @@ fn run_avx512<J: Job>(job: J) -> J::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma,popcnt")]
 fn run_avx512_bf16<J: Job>(job: J) -> J::Output {
     job.run::<Avx512Bf16>()
 }
@@ -255,6 +256,15 @@ pub trait Simd: Copy + 'static {
         for (y, &code) in y.iter_mut().zip(codes) {
             *y = Bf16(e4m3::DECODE_BF16[usize::from(code)]);
         }
+    }
+    /// The E4M3 codes of [`CODES`] finite values, each of which rounds to at most 448 in magnitude; how many are 448 in magnitude, and how many are zero.
+    ///
+    /// `codes` and `values` must be valid for so many.
+    #[inline(always)]
+    unsafe fn encode_e4m3(codes: *mut u8, values: *const f32) -> (u32, u32) {
+        // SAFETY: passed on from the caller.
+        let (codes, values) = unsafe { (&mut *codes.cast(), &*values.cast()) };
+        super::codes::encode_e4m3(codes, values)
     }
     /// Sum of all lanes, in a fixed order.
     #[inline(always)]

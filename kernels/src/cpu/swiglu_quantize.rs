@@ -35,8 +35,8 @@ impl Job for Forward<'_> {
         } = self;
         let (mut gate, mut up) = ([0.0; GROUP], [0.0; GROUP]);
         quantize_computed::<S>(codes, scales, width, scaling, |values, i, column| {
-            let gate = load_across(&mut gate, &gate_up, (row + i, column, values.len()), 2 * width);
-            let up = load_across(&mut up, &gate_up, (row + i, width + column, values.len()), 2 * width);
+            let gate = load_across::<S>(&mut gate, &gate_up, (row + i, column, values.len()), 2 * width);
+            let up = load_across::<S>(&mut up, &gate_up, (row + i, width + column, values.len()), 2 * width);
             let (gate, up) = (&gate[..values.len()], &up[..values.len()]);
             each_vector!(S, values.len(), |at, WHOLE| {
                 // SAFETY: a job runs inside `dispatch`; the three have one length.

@@ -1,7 +1,7 @@
 //! The vectors of x86-64: AVX2, AVX-512, and AVX-512 with BF16.
 
 use super::{CODES, EXP2, EXP2_LOWEST, EXP2_SHIFT, Job, Simd, run_avx2, run_avx512, run_avx512_bf16};
-use crate::formats::{Bf16, e4m3};
+use crate::formats::{Bf16, MAGNITUDE, e4m3};
 use std::arch::x86_64::*;
 
 /// AVX2 with FMA.
@@ -117,6 +117,25 @@ x86! { Avx2, run_avx2, __m256, 8, 6,
     };
 }
 
+/// E4M3 codes of sixteen finite values, in the lower bytes of the lanes: `codes::encode_e4m3`.
+macro_rules! encode_e4m3 {
+    ($values:expr) => {{
+        const STEPS: f32 = 16384.0;
+        const NORMAL: f32 = 1.0 / 64.0;
+        /// `(a & b) | c`.
+        const MERGE: i32 = 0xea;
+        let bits = _mm512_castps_si512($values);
+        let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(MAGNITUDE as i32));
+        let small = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(NORMAL.to_bits() as i32));
+        let subnormal = _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(STEPS)));
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<20>(magnitude), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7_ffff - (120 << 23)));
+        let normal = _mm512_srli_epi32::<20>(rounded);
+        let code = _mm512_mask_sub_epi32(normal, small, subnormal, _mm512_set1_epi32(STEPS.to_bits() as i32));
+        _mm512_ternarylogic_epi32::<MERGE>(_mm512_srli_epi32::<24>(bits), _mm512_set1_epi32(0x80), code)
+    }};
+}
+
 /// AVX-512 but for the product and the rounding of BF16 values. What differs is written as closures but pasted: a real one would be compiled
 /// without the features.
 macro_rules! avx512 {
@@ -195,6 +214,24 @@ avx512! { Avx512Bf16, run_avx512_bf16,
             _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round_bf16!(avx512 v)))
         }
     },
+    encode_e4m3(codes: *mut u8, values: *const f32) -> (u32, u32) = {
+        // Packing takes four lanes of each of the four in turn.
+        const ORDER: [u32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+        let first = _mm512_packus_epi32(
+            encode_e4m3!(_mm512_loadu_ps(values)),
+            encode_e4m3!(_mm512_loadu_ps(values.add(16))),
+        );
+        let second = _mm512_packus_epi32(
+            encode_e4m3!(_mm512_loadu_ps(values.add(32))),
+            encode_e4m3!(_mm512_loadu_ps(values.add(48))),
+        );
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        let all = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
+        _mm512_storeu_si512(codes.cast(), all);
+        let magnitudes = _mm512_and_si512(all, _mm512_set1_epi8(e4m3::NAN_CODE as i8));
+        let largest = _mm512_cmpeq_epi8_mask(magnitudes, _mm512_set1_epi8(e4m3::LARGEST_CODE as i8));
+        (largest.count_ones(), _mm512_testn_epi8_mask(magnitudes, magnitudes).count_ones())
+    };
     decode_e4m3(y: *mut Bf16, codes: *const u8, count: usize) = {
         let codes = _mm512_maskz_loadu_epi8(u64::MAX >> (CODES - count), codes.cast());
         // Unpacking takes the lower or the upper half of every quarter of a register: eight codes each.
