@@ -534,13 +534,15 @@ pub trait Kernels: Send + Sync {
     fn sum_squares(&self, x: &Self::Buffer<f32>) -> f64;
     /// One AdamW step: `g = gradient_scale * gradient`; `m = b1 m + (1 - b1) g`; `v = b2 v + (1 - b2) g^2`;
     /// `p -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p)`. Moments are rounded once, when they are stored: the
-    /// parameter moves by what they were before.
+    /// parameter moves by what they were before. The gradient is 0 afterwards, for the sums of the next step, and `rounded` is the new parameter:
+    /// both are in cache.
     fn adamw<M: Activation>(
         &self,
         parameter: &mut Self::Buffer<f32>,
+        rounded: Option<&mut Self::Buffer<Bf16>>,
         first_moment: &mut Self::Buffer<M>,
         second_moment: &mut Self::Buffer<M>,
-        gradient: &Self::Buffer<f32>,
+        gradient: &mut Self::Buffer<f32>,
         step: AdamW,
     );
     /// Exponential moving average: `average = decay * average + (1 - decay) * parameter`.

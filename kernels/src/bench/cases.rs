@@ -320,7 +320,8 @@ fn moved_rows<A: Activation>(cpu: &Cpu, peak: f64) -> Vec<Measurement> {
 fn memory(cpu: &Cpu, peak: f64) -> Vec<Measurement> {
     /// About the parameters of the bench's model.
     const PARAMETERS: usize = 8 << 20;
-    let (mut p, g) = (values(cpu, PARAMETERS), values(cpu, PARAMETERS));
+    let (mut p, mut g) = (values(cpu, PARAMETERS), values(cpu, PARAMETERS));
+    let mut rounded = cpu.zeros::<Bf16>(PARAMETERS);
     let (mut m, mut v) = (cpu.zeros::<f32>(PARAMETERS), cpu.zeros::<f32>(PARAMETERS));
     let (mut m_bf16, mut v_bf16) = (cpu.zeros::<Bf16>(PARAMETERS), cpu.zeros::<Bf16>(PARAMETERS));
     let step = AdamW {
@@ -334,12 +335,17 @@ fn memory(cpu: &Cpu, peak: f64) -> Vec<Measurement> {
     };
     let mut total = 0.0;
     let measurements = vec![
-        measure(format!("adamw {PARAMETERS}"), moves(7 * PARAMETERS), peak, || {
-            cpu.adamw(&mut p, &mut m, &mut v, &g, step);
+        measure(format!("adamw {PARAMETERS}"), moves(8 * PARAMETERS), peak, || {
+            cpu.adamw(&mut p, None, &mut m, &mut v, &mut g, step);
         }),
-        measure(format!("adamw, moments in bf16, {PARAMETERS}"), moves(5 * PARAMETERS), peak, || {
-            cpu.adamw(&mut p, &mut m_bf16, &mut v_bf16, &g, step);
-        }),
+        measure(
+            format!("adamw, moments and a copy in bf16, {PARAMETERS}"),
+            moves(13 * PARAMETERS / 2),
+            peak,
+            || {
+                cpu.adamw(&mut p, Some(&mut rounded), &mut m_bf16, &mut v_bf16, &mut g, step);
+            },
+        ),
         measure(format!("average {PARAMETERS}"), moves(3 * PARAMETERS), peak, || {
             cpu.average(&mut p, &g, 0.999);
         }),

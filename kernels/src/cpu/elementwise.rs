@@ -24,9 +24,10 @@ pub fn copy<T: Element>(cpu: &Cpu, y: &mut [T], x: &[T]) {
     });
 }
 
-struct Cast<'a, X, Y> {
-    y: &'a mut [Y],
-    x: &'a [X],
+/// Each value of `x` as one of `y`'s type.
+pub struct Cast<'a, X, Y> {
+    pub y: &'a mut [Y],
+    pub x: &'a [X],
 }
 
 impl<X: Activation, Y: Activation> Job for Cast<'_, X, Y> {

@@ -523,8 +523,16 @@ impl Kernels for Cpu {
         elementwise::sum_squares(self, x)
     }
 
-    fn adamw<M: Activation>(&self, parameter: &mut Vec<f32>, first: &mut Vec<M>, second: &mut Vec<M>, gradient: &Vec<f32>, step: AdamW) {
-        adamw::update(self, parameter, first, second, gradient, step);
+    fn adamw<M: Activation>(
+        &self,
+        parameter: &mut Vec<f32>,
+        rounded: Option<&mut Vec<Bf16>>,
+        first: &mut Vec<M>,
+        second: &mut Vec<M>,
+        gradient: &mut Vec<f32>,
+        step: AdamW,
+    ) {
+        adamw::update(self, parameter, rounded.map(Vec::as_mut_slice), first, second, gradient, step);
     }
 
     fn average(&self, average: &mut Vec<f32>, parameter: &Vec<f32>, decay: f32) {

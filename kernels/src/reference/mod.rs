@@ -574,13 +574,18 @@ impl Kernels for Reference {
     fn adamw<M: Activation>(
         &self,
         parameter: &mut Self::Buffer<f32>,
+        rounded: Option<&mut Self::Buffer<Bf16>>,
         first_moment: &mut Self::Buffer<M>,
         second_moment: &mut Self::Buffer<M>,
-        gradient: &Self::Buffer<f32>,
+        gradient: &mut Self::Buffer<f32>,
         step: AdamW,
     ) {
         step.check(parameter.len(), first_moment.len(), second_moment.len(), gradient.len());
         adamw::step(parameter, first_moment, second_moment, gradient, step);
+        gradient.fill(0.0);
+        if let Some(rounded) = rounded {
+            self.cast(rounded, parameter);
+        }
     }
 
     fn average(&self, average: &mut Self::Buffer<f32>, parameter: &Self::Buffer<f32>, decay: f32) {

@@ -107,7 +107,7 @@ impl Property for MomentsRoundOnce {
     fn holds<K: Kernels>(&self, k: &K, place: &str) {
         let mut draw = Draw::new(26);
         let len = 16_385;
-        let (start, gradient) = (draw.normal(len), up(k, &draw.normal(len)));
+        let (start, gradient) = (draw.normal(len), draw.normal(len));
         let squares: Vec<f32> = draw.normal(len).iter().map(|x| x * x).collect();
         let (mut p, mut p_wide) = (up(k, &start), up(k, &start));
         let (mut m, mut v) = (k.zeros::<Bf16>(len), k.zeros::<Bf16>(len));
@@ -126,8 +126,17 @@ impl Property for MomentsRoundOnce {
                 step,
                 gradient_scale: 0.5,
             };
-            k.adamw(&mut p, &mut m, &mut v, &gradient, step);
-            k.adamw(&mut p_wide, &mut m_wide, &mut v_wide, &gradient, step);
+            let (mut g, mut g_wide) = (up(k, &gradient), up(k, &gradient));
+            let mut copy = k.zeros::<Bf16>(len);
+            k.adamw(&mut p, Some(&mut copy), &mut m, &mut v, &mut g, step);
+            k.adamw(&mut p_wide, None, &mut m_wide, &mut v_wide, &mut g_wide, step);
+            let mut p_rounded = k.zeros::<Bf16>(len);
+            k.cast(&mut p_rounded, &p);
+            assert!(down(k, &copy) == down(k, &p_rounded), "the copy on {place}");
+            assert!(
+                down(k, &g).iter().chain(&down(k, &g_wide)).all(|&g| g == 0.0),
+                "the gradient is cleared on {place}"
+            );
             let (mut m_rounded, mut v_rounded) = (k.zeros::<Bf16>(len), k.zeros::<Bf16>(len));
             k.cast(&mut m_rounded, &m_wide);
             k.cast(&mut v_rounded, &v_wide);

@@ -411,7 +411,7 @@ impl Operation for Optimizer {
         format!("{self:?}")
     }
     fn run<K: Kernels>(&self, k: &K, draw: &mut Draw) -> Vec<Output> {
-        let (mut p, mut m, g) = (normal(k, draw, self.0), normal(k, draw, self.0), normal(k, draw, self.0));
+        let (mut p, mut m) = (normal(k, draw, self.0), normal(k, draw, self.0));
         let mut v = up(k, &draw.normal(self.0).iter().map(|x| x * x).collect::<Vec<_>>());
         for step in [1, 1000] {
             let step = AdamW {
@@ -423,7 +423,8 @@ impl Operation for Optimizer {
                 step,
                 gradient_scale: 0.5,
             };
-            k.adamw(&mut p, &mut m, &mut v, &g, step);
+            let mut g = normal(k, draw, self.0);
+            k.adamw(&mut p, None, &mut m, &mut v, &mut g, step);
         }
         vec![
             floats(k, "parameter", &p, 1),

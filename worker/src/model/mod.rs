@@ -416,10 +416,10 @@ impl<K: Kernels, A: Storage> Model<K, A> {
 
     /// Norm of all gradients together.
     pub fn gradient_norm(&self) -> f64 {
-        self.layout
-            .trainable()
-            .map(|id| self.kernels.sum_squares(&self.gradients[id]))
-            .sum::<f64>()
-            .sqrt()
+        let squares = self.kernels.scope(|| {
+            let ids = self.layout.trainable();
+            ids.map(|id| self.kernels.sum_squares(&self.gradients[id])).sum::<f64>()
+        });
+        squares.sqrt()
     }
 }

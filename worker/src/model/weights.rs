@@ -76,8 +76,23 @@ impl<K: Kernels> Operand<K> {
 pub struct Parameters<K: Kernels> {
     masters: Weights<K>,
     operands: Vec<Operand<K>>,
-    /// Whether the operands are those of the masters.
-    fresh: bool,
+    fresh: Fresh,
+}
+
+/// Which operands are those of the masters.
+#[derive(Clone, Copy)]
+struct Fresh {
+    rounded: bool,
+    quantized: bool,
+}
+
+impl Fresh {
+    const fn of_all(fresh: bool) -> Self {
+        Self {
+            rounded: fresh,
+            quantized: fresh,
+        }
+    }
 }
 
 impl<K: Kernels> Parameters<K> {
@@ -86,7 +101,7 @@ impl<K: Kernels> Parameters<K> {
         Self {
             masters: Weights::zeros(k, layout),
             operands: layout.tensors.iter().map(|tensor| Operand::new(k, tensor, precision)).collect(),
-            fresh: precision == Precision::F32,
+            fresh: Fresh::of_all(precision == Precision::F32),
         }
     }
 
@@ -97,8 +112,22 @@ impl<K: Kernels> Parameters<K> {
 
     /// The masters, to be changed: [`Parameters::refresh`] before the next pass.
     pub fn masters_mut(&mut self) -> &mut Weights<K> {
-        self.fresh = self.operands.iter().all(|operand| matches!(operand, Operand::Master));
+        self.fresh = Fresh::of_all(self.operands.iter().all(|operand| matches!(operand, Operand::Master)));
         &mut self.masters
+    }
+
+    /// A master to be updated, and its rounded copy if products read that: who writes one writes the other. [`Parameters::refresh`] before the
+    /// next pass.
+    pub fn update(&mut self, id: TensorId) -> (&mut K::Buffer<f32>, Option<&mut K::Buffer<Bf16>>) {
+        let copy = match &mut self.operands[id.index()] {
+            Operand::Master => None,
+            Operand::Bf16(copy) => Some(copy),
+            Operand::E4m3 { .. } => {
+                self.fresh.quantized = false;
+                None
+            }
+        };
+        (&mut self.masters[id], copy)
     }
 
     /// Exchanges the masters of all trainable parameters with `others`; the routing biases stay. [`Parameters::refresh`] before the next pass.
@@ -111,15 +140,15 @@ impl<K: Kernels> Parameters<K> {
 
     /// Makes the operands of the masters, where these have changed. Statistics of quantised weights go to `numerics`.
     pub fn refresh(&mut self, k: &K, layout: &Layout, numerics: &mut Numerics<K>) {
-        if self.fresh {
+        let Fresh { rounded, quantized } = self.fresh;
+        if rounded && quantized {
             return;
         }
         for id in layout.ids() {
             let (tensor, master) = (layout.tensor(id), &self.masters[id]);
             match &mut self.operands[id.index()] {
-                Operand::Master => {}
-                Operand::Bf16(copy) => k.cast(copy, master),
-                Operand::E4m3 { codes, scales } => {
+                Operand::Bf16(copy) if !rounded => k.cast(copy, master),
+                Operand::E4m3 { codes, scales } if !quantized => {
                     let Arithmetic::Linear { count, rows, columns } = tensor.arithmetic else {
                         unreachable!("only weights of linear layers are quantised");
                     };
@@ -133,9 +162,10 @@ impl<K: Kernels> Parameters<K> {
                     let slot = numerics.weight_slot(id);
                     k.quantize_stack(codes, scales, numerics.buffer(), slot, master, count, dims);
                 }
+                _ => {}
             }
         }
-        self.fresh = true;
+        self.fresh = Fresh::of_all(true);
     }
 
     /// What a product with the tensor reads.
@@ -143,7 +173,8 @@ impl<K: Kernels> Parameters<K> {
     /// # Panics
     /// If the masters have changed since the last [`Parameters::refresh`].
     pub fn operand(&self, id: TensorId) -> Matrix<'_, K> {
-        assert!(self.fresh, "parameters were changed and not refreshed");
+        let Fresh { rounded, quantized } = self.fresh;
+        assert!(rounded && quantized, "parameters were changed and not refreshed");
         match &self.operands[id.index()] {
             Operand::Master => Matrix::F32(&self.masters[id]),
             Operand::Bf16(copy) => Matrix::Bf16(copy),

@@ -91,6 +91,8 @@ pub struct Trainer<K: Kernels, A: Storage = f32> {
     micro: BatchDims,
     acts: Activations<K, A>,
     batch: Batch<K>,
+    /// As an update leaves them.
+    gradients_are_zero: bool,
 }
 
 /// Sums of a pass, in nats; `balance` over sequences and layers.
@@ -128,6 +130,7 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             micro,
             acts,
             batch,
+            gradients_are_zero: false,
         };
         trainer.refresh();
         trainer
@@ -175,7 +178,9 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         );
         let sequences = rows.len() / (self.micro.length + 1);
         let scales = self.loss_scales(sequences, settings);
-        self.model.zero_gradients();
+        if !std::mem::take(&mut self.gradients_are_zero) {
+            self.model.zero_gradients();
+        }
         for moe in self.acts.moe_layers_mut() {
             self.model.kernels.fill(&mut moe.counts, 0);
         }
@@ -262,26 +267,31 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             gradients,
             ..
         } = &mut self.model;
+        let kernels = &*kernels;
         // The convention of torch's clip_grad_norm_, its 1e-6 included.
         let gradient_scale = (clip_norm / (gradient_norm + 1e-6)).min(1.0) as f32;
-        for id in layout.ids() {
-            let decay = match layout.tensor(id).role {
-                Role::Matrix => weight_decay,
-                Role::Gain => 0.0,
-                Role::RoutingBias => continue,
-            };
-            let hyperparameters = AdamW {
-                learning_rate: settings.learning_rate as f32,
-                beta1: beta1 as f32,
-                beta2: beta2 as f32,
-                epsilon: epsilon as f32,
-                weight_decay: decay as f32,
-                step,
-                gradient_scale,
-            };
-            let (first, second) = (&mut self.first_moments[id], &mut self.second_moments[id]);
-            kernels.adamw(&mut weights[id], first, second, &gradients[id], hyperparameters);
-        }
+        kernels.scope(|| {
+            for id in layout.ids() {
+                let decay = match layout.tensor(id).role {
+                    Role::Matrix => weight_decay,
+                    Role::Gain => 0.0,
+                    Role::RoutingBias => continue,
+                };
+                let hyperparameters = AdamW {
+                    learning_rate: settings.learning_rate as f32,
+                    beta1: beta1 as f32,
+                    beta2: beta2 as f32,
+                    epsilon: epsilon as f32,
+                    weight_decay: decay as f32,
+                    step,
+                    gradient_scale,
+                };
+                let (first, second) = (&mut self.first_moments[id], &mut self.second_moments[id]);
+                let (master, rounded) = weights.update(id);
+                kernels.adamw(master, rounded, first, second, &mut gradients[id], hyperparameters);
+            }
+        });
+        self.gradients_are_zero = true;
         let biases: Vec<TensorId> = layout
             .all_blocks()
             .filter_map(|block| match &block.ffn {
@@ -291,7 +301,7 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             .collect();
         for (bias, moe) in biases.into_iter().zip(self.acts.moe_layers()) {
             kernels.update_bias(
-                &mut weights[bias],
+                weights.update(bias).0,
                 &moe.counts,
                 settings.bias_update_speed as f32,
                 settings.bias_centered,
