@@ -1,10 +1,11 @@
 //! The corpus phase: text to packed rows.
 //!
 //! Two passes. The first streams documents through parallel workers (hash, signature, tokens) and, in input order, drops duplicates and
-//! stages the tokens of the others in a file. The second ([`super::rewrite`]) packs: it needs only the documents' lengths, decides the rows,
-//! and copies the tokens into their final order. A training row mixes sources; a validation row does not. Memory is a few batches of text, plus, per kept document, about 36 bytes for exact
-//! duplicates, about 100 for near ones (at a threshold of 0.8) and 16 for its place; packing takes about 70 per document, after the former
-//! are freed.
+//! stages the tokens of the others in a file. The second (`rewrite`) packs: it needs only the documents' lengths, decides the rows, and
+//! copies the tokens into their final order. A training row mixes sources; a validation row does not.
+//!
+//! Memory is a few batches of text, plus, per kept document, about 36 bytes for exact duplicates, about 100 for near ones (at a threshold of
+//! 0.8) and 16 for its place; packing takes about 70 per document, after the former are freed.
 
 use super::encode::Encoder;
 use super::input;
