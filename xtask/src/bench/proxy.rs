@@ -1,8 +1,12 @@
-//! `cargo xtask bench proxy`: one model trained in several ways that differ in a line of the manifest, their losses compared and drawn.
+//! `cargo xtask bench proxy`: one model trained in several ways that differ in a line of the manifest, their losses, and their experts' load on each
+//! source, compared and drawn.
+
+mod loads;
 
 use super::{build, positive};
 use crate::error::Error;
 use crate::process::{self, Context};
+use loads::SourceLoad;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -59,6 +63,7 @@ struct Options {
     variants: Vec<String>,
     directory: PathBuf,
     picture: Option<PathBuf>,
+    load_picture: Option<PathBuf>,
 }
 
 pub(super) fn run(context: &Context, arguments: &[String]) -> Result<(), Error> {
@@ -81,6 +86,11 @@ pub(super) fn run(context: &Context, arguments: &[String]) -> Result<(), Error> 
         let path = context.root.join(picture);
         fs::write(&path, draw(&curves)).map_err(file(&path))?;
     }
+    if let Some(picture) = &options.load_picture {
+        let variants: Vec<_> = curves.iter().map(|curve| (curve.variant.name, curve.sources.as_slice())).collect();
+        let path = context.root.join(picture);
+        fs::write(&path, loads::draw(&variants)).map_err(file(&path))?;
+    }
     Ok(())
 }
 
@@ -90,6 +100,7 @@ fn parse(arguments: &[String]) -> Result<Options, Error> {
         variants: vec!["bf16".into(), "fp8".into()],
         directory: "target/proxy".into(),
         picture: None,
+        load_picture: None,
     };
     let mut words = arguments.iter().map(String::as_str);
     while let Some(name) = words.next() {
@@ -103,6 +114,7 @@ fn parse(arguments: &[String]) -> Result<Options, Error> {
             "--variants" => options.variants = value()?.split(',').map(variant).collect::<Result<_, _>>()?,
             "--dir" => options.directory = value()?.into(),
             "--picture" => options.picture = Some(value()?.into()),
+            "--load-picture" => options.load_picture = Some(value()?.into()),
             other => return Err(Error::Usage(format!("unknown option `{other}` of bench proxy"))),
         }
     }
@@ -152,6 +164,7 @@ struct Curve {
     variant: &'static Variant,
     tokens: Vec<f64>,
     smoothed: Vec<f64>,
+    sources: Vec<SourceLoad>,
     /// What the run said at its end, and its last values.
     result: Value,
 }
@@ -166,7 +179,8 @@ fn train(context: &Context, directory: &Path, variant: &'static Variant, manifes
     };
     process::run(fathom(&["run", "--no-ui"]).arg(&path))?;
     let job = format!("proxy-{}", variant.name);
-    let table = process::output(&mut fathom(&["metrics", "export", "--format", "csv", &job]))?;
+    let export = |more: &[&str]| process::output(fathom(&["metrics", "export", "--format", "csv", &job]).args(more));
+    let table = export(&[])?;
     let table = Table::new(&table);
     let column = |name: &str| {
         table.column(name).ok_or_else(|| Error::Output {
@@ -175,17 +189,13 @@ fn train(context: &Context, directory: &Path, variant: &'static Variant, manifes
         })
     };
     let (tokens, losses) = (column("tokens")?, column("loss.main")?);
-    let last = |name: &str| {
-        table
-            .column(name)
-            .and_then(|values| values.into_iter().rev().find(|value| value.is_finite()))
-    };
     Ok(Curve {
         variant,
         smoothed: smooth(&losses),
         tokens,
+        sources: loads::read(&table, |matrix| export(&["--matrix", matrix]))?,
         result: json!({
-            "validation_loss": last("validation.loss"),
+            "validation_loss": table.last("validation.loss"),
             "max_violation_mean": table.column("moe.max_violation.mean").map(|values| tail_mean(&values)),
             "max_violation_worst": table.column("moe.max_violation.worst").map(|values| tail_mean(&values)),
         }),
@@ -210,6 +220,11 @@ impl<'a> Table<'a> {
     fn column(&self, name: &str) -> Option<Vec<f64>> {
         let index = self.heading.iter().position(|&heading| heading == name)?;
         Some(self.rows.iter().map(|row| row.get(index).copied().unwrap_or(f64::NAN)).collect())
+    }
+
+    /// The last finite number of a column.
+    fn last(&self, name: &str) -> Option<f64> {
+        self.column(name)?.into_iter().rev().find(|value| value.is_finite())
     }
 }
 
@@ -246,6 +261,7 @@ fn figures(curve: &Curve, first: &Curve) -> Value {
     figures["steps"] = json!(curve.smoothed.len());
     figures["smoothed_loss"] = json!(curve.smoothed.last());
     figures["largest_difference_percent"] = json!(100.0 * largest);
+    figures["sources"] = loads::figures(&curve.sources);
     figures["last_difference_percent"] = json!(differences.last().map(|difference| 100.0 * difference));
     figures
 }
@@ -362,8 +378,9 @@ mod tests {
 
     #[test]
     fn command_lines() {
-        let options = parsed("--tokens 300k --variants bf16,batch --picture docs/p.svg").unwrap();
+        let options = parsed("--tokens 300k --variants bf16,batch --picture docs/p.svg --load-picture l.svg").unwrap();
         assert_eq!((options.tokens.as_str(), options.variants.len()), ("300k", 2));
+        assert_eq!(options.load_picture.as_deref(), Some(Path::new("l.svg")));
         for line in ["--tokens", "--tokens 0M", "--tokens many", "--variants fp4", "--colour red"] {
             assert!(matches!(parsed(line), Err(Error::Usage(_))), "{line}");
         }
