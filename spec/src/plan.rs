@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Version of what workers compute. It is part of every key: a worker that computes something else from the same fields gets another.
-pub const WORKER_PROTOCOL: u32 = 1;
+pub const WORKER_PROTOCOL: u32 = 2;
 
 /// What is there, as seen by whoever executes the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
