@@ -186,10 +186,10 @@ unsafe fn pack_vectors<T: Element>(tiles: *mut u8, view: View<'_, T>, (vectors, 
                 };
                 for pair in 0..ROWS {
                     let (even, odd) = (line(term + 2 * pair), line(term + 2 * pair + 1));
-                    for index in 0..PANELS {
+                    for (index, rows) in panels.iter_mut().enumerate() {
                         let row = _mm512_permutex2var_epi16(even[index / 2], interleave[index % 2], odd[index / 2]);
                         if form == Form::Left {
-                            panels[index][pair] = row;
+                            rows[pair] = row;
                         } else if index < present {
                             _mm512_storeu_si512(tile.wrapping_add(index * panel + pair * size_of::<Row>()).cast(), row);
                         }
