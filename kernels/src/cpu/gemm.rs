@@ -38,7 +38,7 @@ use block::Block;
 use precision::{Codes, Pairs, Values};
 
 use grid::Grain;
-pub use grid::Task;
+pub use grid::{Grid, Task};
 pub use operand::{Expert, Operand};
 pub use view::{Output, View};
 
@@ -70,13 +70,13 @@ pub struct Product<'a> {
 
 impl Product<'_> {
     /// The blocks of the product, for so many threads. An element's sum does not depend on the block that it is in.
-    pub fn tasks(&self, isa: Isa, threads: usize) -> impl Iterator<Item = Task> + use<> {
+    pub fn grid(&self, isa: Isa, threads: usize) -> Grid {
         let grain = if self.on_tiles(isa) {
             Grain::tiles(self.size.k)
         } else {
             Grain::VECTORS
         };
-        grid::tasks(grain, self.size, threads)
+        Grid::new(grain, self.size, threads)
     }
 
     /// Whether the instruction set has tiles for it: of two operands of BF16, or of E4M3.
@@ -97,7 +97,7 @@ pub fn run(isa: Isa, product: &Product<'_>, task: Task) {
     product.c.check(m, n);
     #[cfg(target_arch = "x86_64")]
     if product.on_tiles(isa) {
-        // SAFETY: the instruction set is proof of the features; sizes are checked, and `tasks` makes each block once.
+        // SAFETY: the instruction set is proof of the features; sizes are checked, and a grid has each block once.
         unsafe { tiles::run(product, task) };
         return;
     }

@@ -1,7 +1,7 @@
 //! Linear layer: forward, gradient of the input, gradient of the weight, all on one product.
 
 use super::Cpu;
-use super::gemm::{self, Expert, Operand, Output, Product, Size};
+use super::gemm::{self, Expert, Grid, Operand, Output, Product, Size};
 use crate::dims::LinearDims;
 use crate::formats::Activation;
 use crate::{Matrix, Write};
@@ -9,13 +9,13 @@ use rayon::prelude::*;
 
 /// Runs the blocks of one product on all threads.
 pub fn multiply(cpu: &Cpu, product: &Product<'_>) {
-    let tasks: Vec<_> = product.tasks(cpu.isa(), cpu.threads()).collect();
-    cpu.pool().install(|| {
-        tasks
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| gemm::run(cpu.isa(), product, task));
-    });
+    cpu.pool().install(|| run(cpu, product, product.grid(cpu.isa(), cpu.threads())));
+}
+
+/// Runs the blocks of a grid; on the pool's threads.
+pub fn run(cpu: &Cpu, product: &Product<'_>, grid: Grid) {
+    let blocks = (0..grid.len()).into_par_iter().with_max_len(1);
+    blocks.for_each(|index| gemm::run(cpu.isa(), product, grid.task(index)));
 }
 
 /// `y (=|+=) x w^T`.

@@ -191,18 +191,21 @@ pub fn backward<A: Activation>(
 ) {
     dims.check(x.len(), dy.len(), gain.len(), rstd.len());
     dims.check(dx.len(), dy.len(), dgain.len(), rstd.len());
-    let partial: Vec<Vec<f32>> = cpu.pool().install(|| {
+    // A gradient of the gain for each task, summed in their order.
+    let mut partial = cpu.scratch(dims.rows.div_ceil(ROWS) * dims.width);
+    cpu.pool().install(|| {
         dx.par_chunks_mut(ROWS * dims.x.stride)
             .zip(x.par_chunks(ROWS * dims.x.stride))
             .zip(dy.par_chunks(ROWS * dims.y.stride))
             .zip(rstd[..dims.rows].par_chunks(ROWS))
-            .map(|(((dx, x), dy), rstd)| {
-                let mut dgain = vec![0.0; dims.width];
+            .zip(partial.par_chunks_mut(dims.width.max(1)))
+            .for_each(|((((dx, x), dy), rstd), dgain)| {
+                dgain.fill(0.0);
                 dispatch(
                     cpu.isa(),
                     Backward {
                         dx,
-                        dgain: &mut dgain,
+                        dgain,
                         dy,
                         x,
                         gain,
@@ -211,13 +214,12 @@ pub fn backward<A: Activation>(
                         write,
                     },
                 );
-                dgain
-            })
-            .collect()
+            });
     });
-    for partial in partial {
+    for partial in partial.chunks_exact(dims.width.max(1)) {
         for (dgain, value) in dgain.iter_mut().zip(partial) {
             *dgain += value;
         }
     }
+    cpu.keep_scratch(partial);
 }

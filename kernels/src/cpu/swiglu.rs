@@ -209,7 +209,7 @@ pub fn backward_routed<A: Activation>(
     if width == 0 {
         return;
     }
-    let mut products = vec![0.0; rows];
+    let mut products = cpu.scratch(rows);
     cpu.pool().install(|| {
         dgate_up[..rows * 2 * width]
             .par_chunks_mut(ROWS * 2 * width)
@@ -234,7 +234,8 @@ pub fn backward_routed<A: Activation>(
                 );
             });
     });
-    for (&slot, product) in slot_of_row.iter().zip(products) {
+    for (&slot, &product) in slot_of_row.iter().zip(&products) {
         dweights[slot as usize] = product;
     }
+    cpu.keep_scratch(products);
 }

@@ -50,15 +50,36 @@ pub struct Task {
     pub columns: (usize, usize),
 }
 
-/// The blocks of a product, for so many threads.
-pub fn tasks(grain: Grain, size: Size, threads: usize) -> impl Iterator<Item = Task> {
-    let (down, across) = grid(grain, size, threads);
-    (0..down).flat_map(move |i| {
-        (0..across).map(move |j| Task {
-            rows: part(size.m, down, grain.step_rows, i),
-            columns: part(size.n, across, grain.step_columns, j),
-        })
-    })
+/// The blocks of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    size: Size,
+    grain: Grain,
+    /// Blocks in a column and in a row of them.
+    down: usize,
+    across: usize,
+}
+
+impl Grid {
+    /// For so many threads.
+    pub fn new(grain: Grain, size: Size, threads: usize) -> Self {
+        let (down, across) = grid(grain, size, threads);
+        Self { size, grain, down, across }
+    }
+
+    /// Blocks.
+    pub const fn len(&self) -> usize {
+        self.down * self.across
+    }
+
+    /// Block `index`, row by row.
+    pub fn task(&self, index: usize) -> Task {
+        let Self { size, grain, down, across } = *self;
+        Task {
+            rows: part(size.m, down, grain.step_rows, index / across),
+            columns: part(size.n, across, grain.step_columns, index % across),
+        }
+    }
 }
 
 /// Start and length of part `index` of `count`, as equal as multiples of `step` allow.
@@ -120,7 +141,8 @@ mod tests {
             .flat_map(|(m, n, k)| [1, 2, 7].map(|threads| (Size { m, n, k }, threads)));
         for (grain, (size, threads)) in cases.flat_map(|case| [(Grain::VECTORS, case), (Grain::tiles(case.0.k), case)]) {
             let (mut area, mut largest) = (0, 0);
-            for task in tasks(grain, size, threads) {
+            let grid = Grid::new(grain, size, threads);
+            for task in (0..grid.len()).map(|index| grid.task(index)) {
                 let Task {
                     rows: (i, m),
                     columns: (j, n),
