@@ -149,8 +149,8 @@ pub fn load<'a, S: Simd>(
             let (height, width) = grouping.size();
             let scales = &scales[row / height * columns.div_ceil(width)..];
             if grouping == Grouping::Column {
-                let mut factors = [0.0; GROUP];
-                each(&mut factors, &scales[column..column + count], |scale| scale);
+                let mut padded = [0.0; GROUP];
+                let factors = whole(&mut padded, &scales[column..column + count]);
                 each(values, codes, e4m3::widen);
                 for j in 0..GROUP {
                     values[j] *= factors[j];

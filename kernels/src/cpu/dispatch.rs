@@ -19,13 +19,15 @@ pub fn plan(offsets: &mut [u32], slot_of_row: &mut [u32], row_of_slot: &mut [u32
     for expert in 0..dims.experts {
         offsets[expert + 1] += offsets[expert];
     }
-    let mut next = offsets.to_vec();
     for (slot, &expert) in indices[..rows].iter().enumerate() {
-        let row = next[expert as usize];
-        next[expert as usize] += 1;
+        let row = offsets[expert as usize];
+        offsets[expert as usize] += 1;
         slot_of_row[row as usize] = slot as u32;
         row_of_slot[slot] = row;
     }
+    // Each start has moved to its expert's end, where the next one starts.
+    offsets.copy_within(..dims.experts, 1);
+    offsets[0] = 0;
 }
 
 pub fn dispatch<A: Activation>(cpu: &Cpu, x_r: &mut [A], x_t: &[A], slot_of_row: &[u32], dims: DispatchDims) {

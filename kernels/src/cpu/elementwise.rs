@@ -110,6 +110,9 @@ pub fn add<A: Activation>(cpu: &Cpu, y: &mut [A], x: &[A]) {
     });
 }
 
+/// Chunks whose sums of squares are added up at a time.
+const CHUNKS: usize = 64;
+
 struct SumSquares<'a>(&'a [f32]);
 
 impl Job for SumSquares<'_> {
@@ -130,8 +133,16 @@ impl Job for SumSquares<'_> {
 }
 
 pub fn sum_squares(cpu: &Cpu, x: &[f32]) -> f64 {
-    let partial: Vec<f64> = cpu
-        .pool()
-        .install(|| x.par_chunks(CHUNK).map(|chunk| dispatch(cpu.isa(), SumSquares(chunk))).collect());
-    partial.iter().sum()
+    let mut sums = [0.0; CHUNKS];
+    let mut total = 0.0;
+    cpu.pool().install(|| {
+        for x in x.chunks(CHUNKS * CHUNK) {
+            let chunks = x.par_chunks(CHUNK).zip(&mut sums);
+            chunks.for_each(|(chunk, sum)| *sum = dispatch(cpu.isa(), SumSquares(chunk)));
+            for sum in &sums[..x.len().div_ceil(CHUNK)] {
+                total += sum;
+            }
+        }
+    });
+    total
 }

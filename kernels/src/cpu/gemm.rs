@@ -15,6 +15,9 @@
 //! | BF16 | a pair of terms in BF16 | `Simd::dot_pairs`, ascending; a missing last term is 0 |
 //! | E4M3 | a pair of terms in BF16, which holds every code | the same over 128 terms, then scaled and added: `Reference::quantized_product` |
 //!
+//! Where the instruction set has no product of pairs, panels hold the terms in FP32 and the tile adds the two of a pair in the order of
+//! `Simd::dot_pairs`: the same bits, at the rate of FP32.
+//!
 //! The grid of blocks is chosen for the threads at hand; an element's sum is the same in every grid. Slices follow from K alone. Sums of
 //! slices are FP32 also if C is BF16: a block of them is kept until it is rounded once.
 //!

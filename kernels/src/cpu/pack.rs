@@ -39,7 +39,7 @@ pub fn pack_into<T: Activation>(panels: &mut [f32], view: View<'_, T>, (rows, de
 
 /// Packs a part of one panel.
 #[inline(always)]
-fn pack_panel<T: Activation>(panel: &mut [f32], view: View<'_, T>, (present, terms): (usize, usize), height: usize) {
+pub fn pack_panel<T: Activation>(panel: &mut [f32], view: View<'_, T>, (present, terms): (usize, usize), height: usize) {
     if present < height {
         panel.fill(0.0);
     }

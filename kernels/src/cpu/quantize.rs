@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::codes::scatter;
-use super::quantize_tile::{FillRows, Tile};
+use super::quantize_tile::{FillRows, SourceRows, Tile};
 use super::simd::dispatch;
 use crate::formats::{GROUP, Grouping, QuantizeDims, QuantizeGroupedDims, Source, Statistics, column_scale_row};
 use rayon::prelude::*;
@@ -110,15 +110,18 @@ impl Cpu {
             .zip(scales.par_chunks_mut(STRIP * columns.div_ceil(GROUP)))
             .enumerate()
             .map(|(index, (codes, scales))| {
-                let rows = FillRows {
+                let fill = FillRows {
                     codes,
                     scales,
-                    x,
-                    row: first_row + index * STRIP,
+                    rows: SourceRows {
+                        x,
+                        row: first_row + index * STRIP,
+                        columns,
+                    },
                     columns,
                     scaling,
                 };
-                dispatch(self.isa(), rows)
+                dispatch(self.isa(), fill)
             })
             .reduce(Statistics::default, Statistics::merge)
     }

@@ -32,13 +32,6 @@ impl Tile {
         }
     }
 
-    /// As [`Tile::store_codes`], the scales of tiles of 1 x 128.
-    pub fn store_row_scales(&self, scales: &mut [f32], column: usize, columns: usize) {
-        for (to, &from) in scales.chunks_exact_mut(columns.div_ceil(GROUP)).zip(&self.scales) {
-            to[column / GROUP] = from;
-        }
-    }
-
     /// Quantises `rows` x `columns` elements from `row`, `column` on.
     pub fn fill(&mut self, cpu: &Cpu, x: Source<'_>, place: (usize, usize, usize, usize), dims: QuantizeDims) -> Statistics {
         let fill = Fill {
@@ -51,57 +44,42 @@ impl Tile {
     }
 }
 
-/// Rows of a strip of computed values: few enough that their 128 columns lie in L1, and rows of several thousand columns in L2.
-pub const COMPUTED_ROWS: usize = 16;
-
-/// Quantises up to [`COMPUTED_ROWS`] rows of `columns` values in tiles of 1 x 128. `compute(values, row, column)` writes the values of a
-/// row from a column on; it is called once for each tile.
-#[inline(always)]
-pub fn quantize_computed<S: Simd>(
-    codes: &mut [u8],
-    scales: &mut [f32],
-    columns: usize,
-    scaling: Scaling,
-    mut compute: impl FnMut(&mut [f32], usize, usize),
-) -> Statistics {
-    let rows = codes.len() / columns;
-    let (mut tile, mut values) = (Tile::new(), [[0.0; GROUP]; COMPUTED_ROWS]);
-    let dims = QuantizeDims::row_tiles(rows, GROUP, scaling);
-    let mut statistics = Statistics::default();
-    for column in (0..columns).step_by(GROUP) {
-        let count = GROUP.min(columns - column);
-        for (row, values) in values[..rows].iter_mut().enumerate() {
-            compute(&mut values[..count], row, column);
-        }
-        let fill = Fill {
-            tile: &mut tile,
-            x: Source::F32(values.as_flattened()),
-            place: (0, 0, rows, count),
-            dims,
-        };
-        statistics = statistics.merge(fill.run::<S>());
-        tile.store_codes(codes, column, columns);
-        tile.store_row_scales(scales, column, columns);
-    }
-    statistics
+/// What computes rows of values, in tiles of 1 x 128.
+pub trait Rows {
+    /// `count` values of row `row` from `column` on, then zeros: where they are, or else in `values`. Called once for each tile, in order.
+    /// Implementations are `#[inline(always)]`: a closure would be compiled without the instruction set's features.
+    fn tile<'a, S: Simd>(&'a mut self, values: &'a mut Values, row: usize, column: usize, count: usize) -> &'a Values;
 }
 
-/// Rows in tiles of 1 x 128, each of which is read once and goes through registers and L1 to its codes.
-pub struct FillRows<'a> {
-    /// Whole rows, as many as are quantised.
-    pub codes: &'a mut [u8],
-    /// A scale for each tile of these rows.
-    pub scales: &'a mut [f32],
+/// Rows of a matrix as they are.
+pub struct SourceRows<'a> {
     pub x: Source<'a>,
     /// The first row in the source.
     pub row: usize,
     pub columns: usize,
+}
+
+impl Rows for SourceRows<'_> {
+    #[inline(always)]
+    fn tile<'a, S: Simd>(&'a mut self, values: &'a mut Values, row: usize, column: usize, count: usize) -> &'a Values {
+        load::<S>(values, &self.x, (self.row + row, column, count), self.columns)
+    }
+}
+
+/// Rows in tiles of 1 x 128, each of which is computed once and goes through registers and L1 to its codes.
+pub struct FillRows<'a, R> {
+    /// Whole rows, as many as are quantised.
+    pub codes: &'a mut [u8],
+    /// A scale for each tile of these rows.
+    pub scales: &'a mut [f32],
+    pub rows: R,
+    pub columns: usize,
     pub scaling: Scaling,
 }
 
-impl FillRows<'_> {
+impl<R: Rows> FillRows<'_, R> {
     #[inline(always)]
-    fn quantize<S: Simd, const EXACT: bool>(self) -> Statistics {
+    fn quantize<S: Simd, const EXACT: bool>(mut self) -> Statistics {
         let (columns, tiles) = (self.columns, self.columns.div_ceil(GROUP));
         let (mut values, mut ragged) = ([0.0; GROUP], [0; GROUP]);
         let mut statistics = Statistics::default();
@@ -110,7 +88,7 @@ impl FillRows<'_> {
         for (i, (codes, scales)) in rows.enumerate() {
             for (tile, (codes, scale)) in codes.chunks_mut(GROUP).zip(scales).enumerate() {
                 let count = codes.len();
-                let values = load::<S>(&mut values, &self.x, (self.row + i, tile * GROUP, count), columns);
+                let values = self.rows.tile::<S>(&mut values, i, tile * GROUP, count);
                 match codes.first_chunk_mut() {
                     Some(codes) => *scale = quantize_row::<S, EXACT>(codes, values, self.scaling, &mut statistics),
                     None => {
@@ -124,7 +102,7 @@ impl FillRows<'_> {
     }
 }
 
-impl Job for FillRows<'_> {
+impl<R: Rows> Job for FillRows<'_, R> {
     type Output = Statistics;
 
     #[inline(always)]

@@ -1,63 +1,51 @@
 //! RMSNorm straight to codes. Bound by memory: `x` and the codes once, `y` if it is wanted.
 
 use super::Cpu;
-use super::quantize_tile::{COMPUTED_ROWS, quantize_computed};
+use super::codes::Values;
+use super::quantize::STRIP;
+use super::quantize_tile::{FillRows, Rows};
 use super::rmsnorm::dot;
-use super::simd::{Job, Simd, dispatch};
+use super::simd::{Simd, dispatch};
 use crate::dims::RmsNormDims;
 use crate::formats::{Activation, Bf16, GROUP, QuantizeDims, Scaling, Statistics, bf16};
 use rayon::prelude::*;
 
-/// A strip of rows. The second reading of `x` is from L2.
-struct Forward<'a, X> {
-    codes: &'a mut [u8],
-    scales: &'a mut [f32],
+/// Normalised rows, rounded to BF16. The second reading of `x` is from L1 or L2.
+struct Normalised<'a, X> {
     rstd: &'a mut [f32],
     y: Option<&'a mut [Bf16]>,
     x: &'a [X],
     gain: &'a [f32],
     dims: RmsNormDims,
-    scaling: Scaling,
 }
 
-impl<X: Activation> Job for Forward<'_, X> {
-    type Output = Statistics;
-
+impl<X: Activation> Rows for Normalised<'_, X> {
     #[inline(always)]
-    fn run<S: Simd>(self) -> Statistics {
-        let Self {
-            codes,
-            scales,
-            rstd,
-            mut y,
-            x,
-            gain,
-            dims,
-            scaling,
-        } = self;
+    fn tile<'a, S: Simd>(&'a mut self, values: &'a mut Values, row: usize, column: usize, count: usize) -> &'a Values {
         let RmsNormDims {
             width,
             x: x_columns,
             y: y_columns,
             epsilon,
             rows: _,
-        } = dims;
-        for (t, rstd) in rstd.iter_mut().enumerate() {
-            let x = &x[t * x_columns.stride + x_columns.offset..][..width];
-            *rstd = 1.0 / (dot::<S, X>(x, x) / width as f32 + epsilon).sqrt();
+        } = self.dims;
+        let x = &self.x[row * x_columns.stride + x_columns.offset..][..width];
+        if column == 0 {
+            self.rstd[row] = 1.0 / (dot::<S, X>(x, x) / width as f32 + epsilon).sqrt();
         }
-        quantize_computed::<S>(codes, scales, width, scaling, |values, t, column| {
-            let x = &x[t * x_columns.stride + x_columns.offset + column..][..values.len()];
-            for ((value, x), &gain) in values.iter_mut().zip(x).zip(&gain[column..]) {
-                *value = bf16::round(gain * (x.to_f32() * rstd[t]));
+        let rstd = self.rstd[row];
+        let tile = x[column..][..count].iter().zip(&self.gain[column..]);
+        for (value, (x, &gain)) in values.iter_mut().zip(tile) {
+            *value = bf16::round(gain * (x.to_f32() * rstd));
+        }
+        values[count..].fill(0.0);
+        if let Some(y) = &mut self.y {
+            let y = &mut y[row * y_columns.stride + y_columns.offset + column..][..count];
+            for (y, &value) in y.iter_mut().zip(&*values) {
+                *y = Bf16::from_f32(value);
             }
-            if let Some(y) = &mut y {
-                let y = &mut y[t * y_columns.stride + y_columns.offset + column..][..values.len()];
-                for (y, &value) in y.iter_mut().zip(&*values) {
-                    *y = Bf16::from_f32(value);
-                }
-            }
-        })
+        }
+        values
     }
 }
 
@@ -81,29 +69,25 @@ pub fn forward<X: Activation>(
         return Statistics::default();
     }
     let run = |((((codes, scales), rstd), x), y)| {
-        dispatch(
-            cpu.isa(),
-            Forward {
-                codes,
-                scales,
-                rstd,
-                y,
-                x,
-                gain,
-                dims,
-                scaling,
-            },
-        )
+        let rows = Normalised { rstd, y, x, gain, dims };
+        let fill = FillRows {
+            codes,
+            scales,
+            rows,
+            columns: width,
+            scaling,
+        };
+        dispatch(cpu.isa(), fill)
     };
     cpu.pool().install(|| {
         let strips = codes[..codes_len]
-            .par_chunks_mut(COMPUTED_ROWS * width)
-            .zip(scales[..scales_len].par_chunks_mut(COMPUTED_ROWS * width.div_ceil(GROUP)))
-            .zip(rstd[..rows].par_chunks_mut(COMPUTED_ROWS))
-            .zip(x.par_chunks(COMPUTED_ROWS * dims.x.stride));
+            .par_chunks_mut(STRIP * width)
+            .zip(scales[..scales_len].par_chunks_mut(STRIP * width.div_ceil(GROUP)))
+            .zip(rstd[..rows].par_chunks_mut(STRIP))
+            .zip(x.par_chunks(STRIP * dims.x.stride));
         match y {
             Some(y) => strips
-                .zip(y.par_chunks_mut(COMPUTED_ROWS * dims.y.stride).map(Some))
+                .zip(y.par_chunks_mut(STRIP * dims.y.stride).map(Some))
                 .map(run)
                 .reduce(Statistics::default, Statistics::merge),
             None => strips

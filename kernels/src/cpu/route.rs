@@ -4,6 +4,7 @@ use super::Cpu;
 use super::exp::sigmoid;
 use super::simd::{Job, Simd, dispatch};
 use crate::dims::RouteDims;
+use bytemuck::cast_slice_mut;
 use rayon::prelude::*;
 
 /// Tokens per task.
@@ -54,12 +55,20 @@ fn mask_groups(z: &mut [f32], scores: &mut [f32], kept: &mut [u32], size: usize)
 
 /// Tokens of one task.
 struct Forward<'a> {
+    workspace: &'a mut [f32],
     scores: &'a mut [f32],
     indices: &'a mut [u32],
     weights: &'a mut [f32],
     logits: &'a [f32],
     bias: &'a [f32],
     dims: RouteDims,
+}
+
+impl Forward<'_> {
+    /// Elements of a task's workspace: biased scores, scores of the groups, groups kept.
+    const fn workspace(dims: &RouteDims) -> usize {
+        dims.experts + dims.groups + dims.kept_groups
+    }
 }
 
 impl Job for Forward<'_> {
@@ -71,23 +80,23 @@ impl Job for Forward<'_> {
             experts,
             top_k,
             groups,
-            kept_groups,
             normalise,
             scaling,
             ..
         } = self.dims;
-        let (mut z, mut group_scores, mut kept) = (vec![0.0; experts], vec![0.0; groups], vec![0; kept_groups]);
+        let (z, rest) = self.workspace.split_at_mut(experts);
+        let (group_scores, kept) = rest.split_at_mut(groups);
         let tokens = self.scores.chunks_exact_mut(experts).zip(self.logits.chunks_exact(experts));
         let slots = self.indices.chunks_exact_mut(top_k).zip(self.weights.chunks_exact_mut(top_k));
         for ((scores, logits), (indices, weights)) in tokens.zip(slots) {
-            for (((score, z), &logit), &bias) in scores.iter_mut().zip(&mut z).zip(logits).zip(self.bias) {
+            for (((score, z), &logit), &bias) in scores.iter_mut().zip(z.iter_mut()).zip(logits).zip(self.bias) {
                 *score = sigmoid(logit);
                 *z = *score + bias;
             }
             if groups > 1 {
-                mask_groups(&mut z, &mut group_scores, &mut kept, experts / groups);
+                mask_groups(z, group_scores, cast_slice_mut(kept), experts / groups);
             }
-            select(indices, &mut z);
+            select(indices, z);
             let mut sum = if normalise { TINY } else { 1.0 };
             for &expert in indices.iter().filter(|_| normalise) {
                 sum += scores[expert as usize];
@@ -116,16 +125,20 @@ pub fn forward(
     dims.check_experts(bias.len(), counts.len());
     let (rows, experts, top_k) = (dims.rows(), dims.experts, dims.top_k);
     let indices = &mut indices[..rows * top_k];
+    let workspace_len = Forward::workspace(&dims);
+    let mut workspace = cpu.scratch(rows.div_ceil(TOKENS) * workspace_len);
     cpu.pool().install(|| {
         scores[..rows * experts]
             .par_chunks_mut(TOKENS * experts)
             .zip(indices.par_chunks_mut(TOKENS * top_k))
             .zip(weights[..rows * top_k].par_chunks_mut(TOKENS * top_k))
             .zip(logits.par_chunks(TOKENS * experts))
-            .for_each(|(((scores, indices), weights), logits)| {
+            .zip(workspace.par_chunks_mut(workspace_len))
+            .for_each(|((((scores, indices), weights), logits), workspace)| {
                 dispatch(
                     cpu.isa(),
                     Forward {
+                        workspace,
                         scores,
                         indices,
                         weights,
@@ -136,6 +149,7 @@ pub fn forward(
                 );
             });
     });
+    cpu.keep_scratch(workspace);
     for &expert in indices.iter() {
         counts[expert as usize] += 1;
     }
@@ -156,14 +170,20 @@ pub fn balance_forward(cpu: &Cpu, loss: &mut [f32], frequency: &mut [f32], score
         frequency[..sequences * experts].fill(0.0);
         return;
     }
-    let sequences = loss[..sequences].par_iter_mut().zip(frequency.par_chunks_mut(experts));
+    let workspace_len = Balance::workspace(&dims);
+    let mut workspace = cpu.scratch(sequences * workspace_len);
     cpu.pool().install(|| {
-        sequences.enumerate().for_each(|(b, (loss, frequency))| {
+        let sequences = loss[..sequences]
+            .par_iter_mut()
+            .zip(frequency.par_chunks_mut(experts))
+            .zip(workspace.par_chunks_mut(workspace_len));
+        sequences.enumerate().for_each(|(b, ((loss, frequency), workspace))| {
             let scores = &scores[b * length * experts..][..length * experts];
             let indices = &indices[b * length * dims.top_k..][..length * dims.top_k];
             *loss = dispatch(
                 cpu.isa(),
                 Balance {
+                    workspace,
                     frequency,
                     scores,
                     indices,
@@ -172,14 +192,23 @@ pub fn balance_forward(cpu: &Cpu, loss: &mut [f32], frequency: &mut [f32], score
             );
         });
     });
+    cpu.keep_scratch(workspace);
 }
 
 /// One sequence.
 struct Balance<'a> {
+    workspace: &'a mut [f32],
     frequency: &'a mut [f32],
     scores: &'a [f32],
     indices: &'a [u32],
     dims: RouteDims,
+}
+
+impl Balance<'_> {
+    /// Elements of a task's workspace: shares, scores that selection may overwrite, the experts it selects.
+    const fn workspace(dims: &RouteDims) -> usize {
+        2 * dims.experts + dims.top_k
+    }
 }
 
 impl Job for Balance<'_> {
@@ -194,14 +223,17 @@ impl Job for Balance<'_> {
             balance_unbiased,
             ..
         } = self.dims;
-        let (mut share, mut z, mut plain) = (vec![0.0_f32; experts], vec![0.0; experts], vec![0; top_k]);
+        let (share, rest) = self.workspace.split_at_mut(experts);
+        let (z, plain) = rest.split_at_mut(experts);
+        let plain: &mut [u32] = cast_slice_mut(plain);
+        share.fill(0.0);
         self.frequency.fill(0.0);
         for (scores, indices) in self.scores.chunks_exact(experts).zip(self.indices.chunks_exact(top_k)) {
             let mut counted = indices;
             if balance_unbiased {
                 z.copy_from_slice(scores);
-                select(&mut plain, &mut z);
-                counted = &plain;
+                select(plain, z);
+                counted = plain;
             }
             for &expert in counted {
                 self.frequency[expert as usize] += 1.0;
@@ -215,7 +247,7 @@ impl Job for Balance<'_> {
         let mut loss = 0.0;
         for (frequency, share) in self.frequency.iter_mut().zip(share) {
             *frequency *= factor;
-            loss += *frequency * share / length as f32;
+            loss += *frequency * *share / length as f32;
         }
         loss
     }

@@ -193,6 +193,8 @@ pub trait Simd: Copy + 'static {
     const LANES: usize;
     /// Rows of the GEMM register tile.
     const GEMM_ROWS: usize;
+    /// Whether [`Simd::dot_pairs`] is one instruction. If not, large products widen their operands once, when they pack them.
+    const DOT_PAIRS: bool;
     /// A vector.
     type V: Copy;
     /// Runs a job in a function of its own: what is inlined in several places is compiled for each of them.
@@ -299,6 +301,7 @@ macro_rules! portable {
 impl Simd for Portable {
     const LANES: usize = 8;
     const GEMM_ROWS: usize = 4;
+    const DOT_PAIRS: bool = false;
     type V = [f32; 8];
     #[inline(never)]
     unsafe fn call<J: Job>(job: J) -> J::Output {

@@ -1,54 +1,42 @@
 //! SwiGLU straight to codes, from activations or from codes. Bound by memory, with one `exp` per element.
 
 use super::Cpu;
-use super::codes::load_across;
-use super::quantize_tile::{COMPUTED_ROWS, quantize_computed};
-use super::simd::{Job, Simd, dispatch};
+use super::codes::{Values, load_across};
+use super::quantize::STRIP;
+use super::quantize_tile::{FillRows, Rows};
+use super::simd::{Simd, dispatch};
 use super::swiglu::swiglu;
-use super::widen::{each_vector, load, store};
 use crate::dims::SwigluDims;
 use crate::formats::{GROUP, QuantizeDims, Scaling, Source, Statistics, bf16};
 use rayon::prelude::*;
 
-/// Rows of `gate_up` from `row` on.
-struct Forward<'a> {
-    codes: &'a mut [u8],
-    scales: &'a mut [f32],
+/// `silu(gate) up`, rounded to BF16, of the rows of `gate_up` from `row` on.
+struct Swiglu<'a> {
     gate_up: Source<'a>,
     row: usize,
     width: usize,
-    scaling: Scaling,
+    gate: Values,
+    up: Values,
 }
 
-impl Job for Forward<'_> {
-    type Output = Statistics;
-
+impl Rows for Swiglu<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self) -> Statistics {
-        let Self {
-            codes,
-            scales,
-            gate_up,
-            row,
-            width,
-            scaling,
-        } = self;
-        let (mut gate, mut up) = ([0.0; GROUP], [0.0; GROUP]);
-        quantize_computed::<S>(codes, scales, width, scaling, |values, i, column| {
-            let gate = load_across::<S>(&mut gate, &gate_up, (row + i, column, values.len()), 2 * width);
-            let up = load_across::<S>(&mut up, &gate_up, (row + i, width + column, values.len()), 2 * width);
-            let (gate, up) = (&gate[..values.len()], &up[..values.len()]);
-            each_vector!(S, values.len(), |at, WHOLE| {
-                // SAFETY: a job runs inside `dispatch`; the three have one length.
-                unsafe {
-                    let (gate, up) = (load::<S, f32, WHOLE>(gate, at), load::<S, f32, WHOLE>(up, at));
-                    store::<S, f32, WHOLE>(values, at, swiglu::<S>(gate, up));
-                }
-            });
-            for value in values {
-                *value = bf16::round(*value);
+    fn tile<'a, S: Simd>(&'a mut self, values: &'a mut Values, row: usize, column: usize, count: usize) -> &'a Values {
+        let (row, columns) = (self.row + row, 2 * self.width);
+        let gate = load_across::<S>(&mut self.gate, &self.gate_up, (row, column, count), columns);
+        let up = load_across::<S>(&mut self.up, &self.gate_up, (row, self.width + column, count), columns);
+        for at in (0..GROUP).step_by(S::LANES) {
+            // SAFETY: a job runs inside `dispatch`; lanes divide the arrays' length.
+            unsafe {
+                let (gate, up) = (S::load(gate.as_ptr().add(at)), S::load(up.as_ptr().add(at)));
+                S::store(values.as_mut_ptr().add(at), swiglu::<S>(gate, up));
             }
-        })
+        }
+        for value in values.iter_mut() {
+            *value = bf16::round(*value);
+        }
+        // What is zero stays zero.
+        values
     }
 }
 
@@ -63,21 +51,25 @@ pub fn forward(cpu: &Cpu, codes: &mut [u8], scales: &mut [f32], gate_up: Source<
     }
     cpu.pool().install(|| {
         codes[..codes_len]
-            .par_chunks_mut(COMPUTED_ROWS * width)
-            .zip(scales[..scales_len].par_chunks_mut(COMPUTED_ROWS * width.div_ceil(GROUP)))
+            .par_chunks_mut(STRIP * width)
+            .zip(scales[..scales_len].par_chunks_mut(STRIP * width.div_ceil(GROUP)))
             .enumerate()
             .map(|(strip, (codes, scales))| {
-                dispatch(
-                    cpu.isa(),
-                    Forward {
-                        codes,
-                        scales,
-                        gate_up,
-                        row: strip * COMPUTED_ROWS,
-                        width,
-                        scaling,
-                    },
-                )
+                let rows = Swiglu {
+                    gate_up,
+                    row: strip * STRIP,
+                    width,
+                    gate: [0.0; GROUP],
+                    up: [0.0; GROUP],
+                };
+                let fill = FillRows {
+                    codes,
+                    scales,
+                    rows,
+                    columns: width,
+                    scaling,
+                };
+                dispatch(cpu.isa(), fill)
             })
             .reduce(Statistics::default, Statistics::merge)
     })

@@ -5,7 +5,7 @@
 use super::cached::{Cached, Format};
 use super::dims::OpDims;
 use super::layout::{FfnIds, MlpIds, MoeIds};
-use super::linear::{self, Pass, Quantized, routed_dims};
+use super::linear::{self, Pass, Quantized, SCALING, routed_dims};
 use super::numerics::{Numerics, TensorClass, slot};
 use super::weights::{Storage, Weights};
 use fathom_kernels::dims::{GroupedDims, SwigluDims};
@@ -229,9 +229,7 @@ fn mlp_forward<K: Kernels, A: Storage>(
     let (d, rows) = (dims.model.width, dims.batch.rows());
     let gate_up = acts.gate_up.target(&mut s.gate_up);
     k.linear_forward(gate_up, x_Td, w.operand(ids.w_gate_up), dims.linear(d, 2 * width), Write::Overwrite);
-    let a = acts.a.as_mut().unwrap_or(&mut s.a);
-    k.swiglu_forward(a, gate_up, SwigluDims { rows, width });
-    let a = s.q_a.rows(p, n, TensorClass::SwigluOutput, a, rows);
+    let a = swiglu_operand(p, n, &mut acts.a, (&mut s.a, &mut s.q_a), gate_up, SwigluDims { rows, width });
     k.linear_forward(y_Td, a, w.operand(ids.w_down), dims.linear(width, d), Write::Accumulate);
     acts.gate_up.keep(p, n, TensorClass::CachedPreActivation, &s.gate_up);
 }
@@ -278,6 +276,26 @@ fn mlp_backward<K: Kernels, A: Storage>(
         w.operand(ids.w_gate_up),
         dims.linear(d, 2 * width),
     );
+}
+
+/// The output of SwiGLU as the operand of the down projection. In `fp8`, what is not kept goes straight to codes.
+fn swiglu_operand<'a, K: Kernels, A: Storage>(
+    p: &Pass<'_, K>,
+    n: &mut Numerics<K>,
+    kept: &'a mut Option<K::Buffer<A>>,
+    (scratch, q_a): (&'a mut K::Buffer<A>, &'a mut Quantized<K>),
+    gate_up: &K::Buffer<A>,
+    dims: SwigluDims,
+) -> Matrix<'a, K> {
+    let class = TensorClass::SwigluOutput;
+    if p.dims.fp8 && kept.is_none() {
+        let Quantized { codes, row_scales, .. } = &mut *q_a;
+        p.k.swiglu_quantize(codes, row_scales, n.buffer(), slot(p.layer, class), gate_up, dims, SCALING);
+        return q_a.row_matrix();
+    }
+    let a = kept.as_mut().unwrap_or(scratch);
+    p.k.swiglu_forward(a, gate_up, dims);
+    q_a.rows(p, n, class, a, dims.rows)
 }
 
 /// The kept output of SwiGLU, or the same recomputed.
@@ -407,9 +425,7 @@ fn moe_forward<K: Kernels, A: Storage>(
     let (routed, scratch) = (&mut acts.routed, &mut s.routed);
     let gate_up = routed.gate_up.target(&mut scratch.gate_up);
     k.grouped_linear_forward(gate_up, sent, w.operand(ids.experts.w_gate_up), &acts.offsets, up_dims);
-    let a = routed.a.as_mut().unwrap_or(&mut scratch.a);
-    k.swiglu_forward(a, gate_up, swiglu_dims);
-    let a = scratch.q_a.rows(p, n, TensorClass::SwigluOutput, a, swiglu_dims.rows);
+    let a = swiglu_operand(p, n, &mut routed.a, (&mut scratch.a, &mut scratch.q_a), gate_up, swiglu_dims);
     k.grouped_linear_forward(&mut s.received, a, w.operand(ids.experts.w_down), &acts.offsets, down_dims);
     routed.gate_up.keep(p, n, TensorClass::CachedPreActivation, &scratch.gate_up);
     k.combine(y_Td, &s.received, &acts.weights, &acts.row_of_slot, dims.dispatch());

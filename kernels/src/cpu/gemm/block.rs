@@ -166,7 +166,7 @@ impl<P: Precision> Block<'_, P> {
             };
             // SAFETY: as above.
             unsafe { S::call(b_part) };
-            let (elements, groups) = (P::elements(depth), depth.div_ceil(GROUP));
+            let (elements, groups) = (P::elements::<S>(depth), depth.div_ceil(GROUP));
             let accumulate = term > 0 || *write == Write::Accumulate;
             for i in (0..m).step_by(height) {
                 for j in (0..n).step_by(width) {
@@ -233,7 +233,7 @@ unsafe fn run<S: Simd, P: Precision>(tile: PanelTile, c: Rows, kept: Option<Sums
     // Not set to zero, which takes as long as a tenth of a small tile.
     let mut copy = [MaybeUninit::<f32>::uninit(); EDGE];
     let in_place = match c.pointer {
-        Pointer::F32(pointer) if width.is_multiple_of(S::LANES) && P::once(tile.elements) => Some(Sums { pointer, row: c.row }),
+        Pointer::F32(pointer) if width.is_multiple_of(S::LANES) && P::once::<S>(tile.elements) => Some(Sums { pointer, row: c.row }),
         _ => kept,
     };
     let sums = in_place.unwrap_or(Sums {

@@ -2,8 +2,8 @@
 
 use super::View;
 use super::operand::Quantized;
-use super::pairs::{Part, pack_panel};
-use crate::cpu::pack::pack;
+use super::pairs::{self, Panel, Part, elements};
+use crate::cpu::pack::{self, pack};
 use crate::cpu::simd::{CODES, Simd};
 use crate::formats::{Bf16, GROUP};
 
@@ -12,7 +12,7 @@ const TERMS: usize = 128;
 /// Terms that are decoded for all panels, where each is a row of the source: for 512 panel rows they take 16 KiB.
 const LINES: usize = 16;
 
-/// As [`super::pairs::pack_pairs`], of codes.
+/// Packs codes: as [`pairs::pack_pairs`] does, or as [`pack()`].
 #[inline(always)]
 pub fn pack_codes<S: Simd>(
     panels: &mut [f32],
@@ -36,22 +36,33 @@ pub fn pack_codes<S: Simd>(
         let codes = codes.skip_columns(k);
         if codes.row == 1 {
             let decoded = decode::<S>(strip, codes.data, codes.offset, codes.column, (terms, rows));
-            for panel in part.panels() {
+            for panel in part.panels(elements::<S>) {
                 let view = View {
                     row: 1,
                     column: decoded.row,
                     ..decoded
                 }
                 .skip_rows(panel.first);
-                pack_panel(&mut panels[panel.start..][..panel.len], view, (panel.present, terms), panel.height);
+                pack_panel::<S>(panels, view, terms, &panel);
             }
         } else {
-            for panel in part.panels() {
+            for panel in part.panels(elements::<S>) {
                 let codes = codes.skip_rows(panel.first);
                 let view = decode::<S>(strip, codes.data, codes.offset, codes.row, (panel.present, terms));
-                pack_panel(&mut panels[panel.start..][..panel.len], view, (panel.present, terms), panel.height);
+                pack_panel::<S>(panels, view, terms, &panel);
             }
         }
+    }
+}
+
+/// Packs a part of one panel, as pairs or as values.
+#[inline(always)]
+fn pack_panel<S: Simd>(panels: &mut [f32], view: View<'_, Bf16>, terms: usize, panel: &Panel) {
+    let (target, size) = (&mut panels[panel.start..][..panel.len], (panel.present, terms));
+    if S::DOT_PAIRS {
+        pairs::pack_panel(target, view, size, panel.height);
+    } else {
+        pack::pack_panel(target, view, size, panel.height);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::View;
 use crate::cpu::pack::{QUAD, quad};
+use crate::cpu::simd::Simd;
 use crate::formats::Bf16;
 
 /// Terms that are packed for all panels before the next ones, where each term is a row of the source and may be a page of its own.
@@ -10,6 +11,11 @@ pub const TERMS: usize = 32;
 /// Pairs of `depth` terms.
 pub const fn pairs(depth: usize) -> usize {
     depth.div_ceil(2)
+}
+
+/// Elements that stand for `depth` terms in a panel: pairs where the instruction set has a product of them, else values.
+pub const fn elements<S: Simd>(depth: usize) -> usize {
+    if S::DOT_PAIRS { pairs(depth) } else { depth }
 }
 
 /// A pair as the instruction reads it: the even term in the lower half.
@@ -33,7 +39,7 @@ pub fn pack_pairs(panels: &mut [f32], view: View<'_, Bf16>, (rows, depth): (usiz
             height,
             step,
         };
-        for panel in part.panels() {
+        for panel in part.panels(pairs) {
             let view = view.skip_rows(panel.first).skip_columns(k);
             pack_panel(&mut panels[panel.start..][..panel.len], view, (panel.present, terms), panel.height);
         }
@@ -64,9 +70,9 @@ pub struct Panel {
 }
 
 impl Part {
-    /// The parts of the panels, in order.
+    /// The parts of the panels, in order; `elements` says how many stand for so many terms.
     #[inline(always)]
-    pub fn panels(self) -> impl Iterator<Item = Panel> {
+    pub fn panels(self, elements: impl Fn(usize) -> usize) -> impl Iterator<Item = Panel> {
         (0..self.rows).step_by(self.height).map(move |first| {
             let present = self.height.min(self.rows - first);
             // A division for the last panel alone.
@@ -79,8 +85,8 @@ impl Part {
                 first,
                 present,
                 height,
-                start: first * pairs(self.depth) + self.k / 2 * height,
-                len: pairs(self.terms) * height,
+                start: first * elements(self.depth) + elements(self.k) * height,
+                len: elements(self.terms) * height,
             }
         })
     }

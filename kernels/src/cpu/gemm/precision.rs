@@ -2,7 +2,7 @@
 
 use super::codes::{pack_codes, pack_scales};
 use super::operand::{Operand, Quantized};
-use super::pairs::{pack_pairs, pairs};
+use super::pairs::{elements, pack_pairs, pairs};
 use super::tile::{self, PanelTile, Plain, Promoted};
 use crate::cpu::pack::pack;
 use crate::cpu::simd::Simd;
@@ -16,9 +16,9 @@ pub trait Precision {
     /// Slices begin at multiples of it.
     const STEP: usize;
     /// Elements of a panel's row for so many terms.
-    fn elements(depth: usize) -> usize;
+    fn elements<S: Simd>(depth: usize) -> usize;
     /// Whether a tile touches C but once, so that it may lie in rows far apart, which compete for the same lines of L1.
-    fn once(elements: usize) -> bool;
+    fn once<S: Simd>(elements: usize) -> bool;
     /// Packs a part of an operand into panels of `height` rows, the last one rounded up to `step`.
     fn pack<S: Simd>(panels: &mut Panels, strip: &mut Vec<Bf16>, operand: &Operand<'_>, part: Part, height: usize, step: usize);
     /// Runs the register tile.
@@ -66,12 +66,12 @@ impl Precision for Values {
     const STEP: usize = 1;
 
     #[inline(always)]
-    fn elements(depth: usize) -> usize {
+    fn elements<S: Simd>(depth: usize) -> usize {
         depth
     }
 
     #[inline(always)]
-    fn once(_: usize) -> bool {
+    fn once<S: Simd>(_: usize) -> bool {
         true
     }
 
@@ -112,12 +112,12 @@ impl Precision for Pairs {
     const STEP: usize = 2;
 
     #[inline(always)]
-    fn elements(depth: usize) -> usize {
-        pairs(depth)
+    fn elements<S: Simd>(depth: usize) -> usize {
+        elements::<S>(depth)
     }
 
     #[inline(always)]
-    fn once(_: usize) -> bool {
+    fn once<S: Simd>(_: usize) -> bool {
         true
     }
 
@@ -127,14 +127,25 @@ impl Precision for Pairs {
         let Operand::Bf16(view) = operand else {
             unreachable!("both operands are BF16")
         };
-        let values = panels.values(rows.next_multiple_of(step) * pairs(depth));
-        pack_pairs(values, view.skip_rows(first).skip_columns(term), (rows, depth), height, step);
+        let view = view.skip_rows(first).skip_columns(term);
+        if S::DOT_PAIRS {
+            let values = panels.values(rows.next_multiple_of(step) * pairs(depth));
+            pack_pairs(values, view, (rows, depth), height, step);
+        } else {
+            pack(&mut panels.values, view, (rows, depth), height, step);
+        }
     }
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const VECTORS: usize>(tile: PanelTile, height: usize) {
         // SAFETY: passed on from the caller.
-        unsafe { of_height::<S, VECTORS, _>(Plain::<tile::Pairs>::new(tile), height) };
+        unsafe {
+            if S::DOT_PAIRS {
+                of_height::<S, VECTORS, _>(Plain::<tile::Pairs>::new(tile), height);
+            } else {
+                of_height::<S, VECTORS, _>(Plain::<tile::WidePairs>::new(tile), height);
+            }
+        }
     }
 }
 
@@ -146,13 +157,13 @@ impl Precision for Codes {
     const STEP: usize = GROUP;
 
     #[inline(always)]
-    fn elements(depth: usize) -> usize {
-        pairs(depth)
+    fn elements<S: Simd>(depth: usize) -> usize {
+        elements::<S>(depth)
     }
 
     #[inline(always)]
-    fn once(elements: usize) -> bool {
-        pairs(GROUP) >= elements
+    fn once<S: Simd>(of_tile: usize) -> bool {
+        elements::<S>(GROUP) >= of_tile
     }
 
     #[inline(always)]
@@ -163,7 +174,7 @@ impl Precision for Codes {
         };
         let Quantized { codes, .. } = operand;
         pack_scales(&mut panels.scales, operand, (first, term), (rows, depth), height, step);
-        let values = panels.values(rows.next_multiple_of(step) * pairs(depth));
+        let values = panels.values(rows.next_multiple_of(step) * elements::<S>(depth));
         pack_codes::<S>(
             values,
             strip,
@@ -177,6 +188,12 @@ impl Precision for Codes {
     #[inline(always)]
     unsafe fn tile<S: Simd, const VECTORS: usize>(tile: PanelTile, height: usize) {
         // SAFETY: passed on from the caller.
-        unsafe { of_height::<S, VECTORS, _>(Promoted(tile), height) };
+        unsafe {
+            if S::DOT_PAIRS {
+                of_height::<S, VECTORS, _>(Promoted::<tile::Pairs>::new(tile), height);
+            } else {
+                of_height::<S, VECTORS, _>(Promoted::<tile::WidePairs>::new(tile), height);
+            }
+        }
     }
 }

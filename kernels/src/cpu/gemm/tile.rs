@@ -1,6 +1,6 @@
 //! Register tiles on packed panels.
 
-use super::pairs::pairs;
+use super::pairs::elements;
 use crate::cpu::simd::Simd;
 use crate::cpu::tile::RegisterTile;
 use crate::formats::GROUP;
@@ -29,6 +29,8 @@ pub struct PanelTile {
 
 /// What a product does with an element of A and one of B.
 pub trait Terms {
+    /// Whether of two neighbours the second one is added first, as [`Simd::dot_pairs`] has it.
+    const SWAPPED: bool;
     /// `sums + a b`.
     ///
     /// # Safety
@@ -40,6 +42,20 @@ pub trait Terms {
 pub struct Values;
 
 impl Terms for Values {
+    const SWAPPED: bool = false;
+    #[inline(always)]
+    unsafe fn add<S: Simd>(sums: S::V, a: S::V, b: S::V) -> S::V {
+        // SAFETY: passed on from the caller.
+        unsafe { S::fma(a, b, sums) }
+    }
+}
+
+/// Elements are the values of pairs: the sums are those of [`Pairs`].
+pub struct WidePairs;
+
+impl Terms for WidePairs {
+    const SWAPPED: bool = true;
+
     #[inline(always)]
     unsafe fn add<S: Simd>(sums: S::V, a: S::V, b: S::V) -> S::V {
         // SAFETY: passed on from the caller.
@@ -51,6 +67,8 @@ impl Terms for Values {
 pub struct Pairs;
 
 impl Terms for Pairs {
+    const SWAPPED: bool = false;
+
     #[inline(always)]
     unsafe fn add<S: Simd>(sums: S::V, a: S::V, b: S::V) -> S::V {
         // SAFETY: passed on from the caller.
@@ -71,21 +89,46 @@ unsafe fn sums<S: Simd, T: Terms, const ROWS: usize, const VECTORS: usize>(
     // SAFETY: pointers stay inside the panels: `ROWS` rows, `VECTORS` vectors, `elements` elements.
     unsafe {
         let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
-        for _ in 0..elements {
-            let mut columns = [S::splat(0.0); VECTORS];
-            for (index, column) in columns.iter_mut().enumerate() {
-                *column = S::load(b.add(index * S::LANES));
+        let width = VECTORS * S::LANES;
+        if T::SWAPPED {
+            for _ in 0..elements / 2 {
+                add_line::<S, T, ROWS, VECTORS>(&mut sums, a.add(ROWS), b.add(width));
+                add_line::<S, T, ROWS, VECTORS>(&mut sums, a, b);
+                a = a.wrapping_add(2 * ROWS);
+                b = b.wrapping_add(2 * width);
             }
-            for (i, sum) in sums.iter_mut().enumerate() {
-                let value = S::splat(*a.add(i));
-                for (sum, &column) in sum.iter_mut().zip(&columns) {
-                    *sum = T::add::<S>(*sum, value, column);
-                }
-            }
+        }
+        for _ in 0..if T::SWAPPED { elements % 2 } else { elements } {
+            add_line::<S, T, ROWS, VECTORS>(&mut sums, a, b);
             a = a.wrapping_add(ROWS);
-            b = b.wrapping_add(VECTORS * S::LANES);
+            b = b.wrapping_add(width);
         }
         sums
+    }
+}
+
+/// Adds the products of one element of each row and column.
+///
+/// # Safety
+/// As for [`sums`], with one element.
+#[inline(always)]
+unsafe fn add_line<S: Simd, T: Terms, const ROWS: usize, const VECTORS: usize>(
+    sums: &mut [[S::V; VECTORS]; ROWS],
+    a: *const f32,
+    b: *const f32,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut columns = [S::splat(0.0); VECTORS];
+        for (index, column) in columns.iter_mut().enumerate() {
+            *column = S::load(b.add(index * S::LANES));
+        }
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let value = S::splat(*a.add(i));
+            for (sum, &column) in sum.iter_mut().zip(&columns) {
+                *sum = T::add::<S>(*sum, value, column);
+            }
+        }
     }
 }
 
@@ -116,20 +159,26 @@ impl<T: Terms> RegisterTile for Plain<T> {
 }
 
 /// A sum over each group of terms, promoted: scaled, and added to C.
-pub struct Promoted(pub PanelTile);
+pub struct Promoted<T>(PanelTile, PhantomData<T>);
 
-impl RegisterTile for Promoted {
+impl<T> Promoted<T> {
+    pub const fn new(tile: PanelTile) -> Self {
+        Self(tile, PhantomData)
+    }
+}
+
+impl<T: Terms> RegisterTile for Promoted<T> {
     #[inline(always)]
     unsafe fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self) {
-        const PAIRS: usize = pairs(GROUP);
+        let of_group = elements::<S>(GROUP);
         let tile = self.0;
         let width = VECTORS * S::LANES;
-        // SAFETY: passed on from the caller; there are scales for every group of pairs.
+        // SAFETY: passed on from the caller; there are scales for every group of elements.
         unsafe {
-            for group in 0..tile.elements.div_ceil(PAIRS) {
-                let first = group * PAIRS;
-                let pairs = PAIRS.min(tile.elements - first);
-                let sums = sums::<S, Pairs, ROWS, VECTORS>(tile.a.add(first * ROWS), tile.b.add(first * width), pairs);
+            for group in 0..tile.elements.div_ceil(of_group) {
+                let first = group * of_group;
+                let elements = of_group.min(tile.elements - first);
+                let sums = sums::<S, T, ROWS, VECTORS>(tile.a.add(first * ROWS), tile.b.add(first * width), elements);
                 let mut b_scales = [S::splat(0.0); VECTORS];
                 for (index, scales) in b_scales.iter_mut().enumerate() {
                     *scales = S::load(tile.b_scales.add(group * width + index * S::LANES));

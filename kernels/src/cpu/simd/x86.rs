@@ -17,10 +17,11 @@ pub struct Avx512;
 pub struct Avx512Bf16;
 
 macro_rules! x86 {
-    ($set:ident, $run:ident, $vector:ty, $lanes:literal, $rows:literal, $($name:ident($($argument:ident: $type:ty),+) $(-> $result:ty)? = $call:expr;)+) => {
+    ($set:ident, $run:ident, $vector:ty, $lanes:literal, $rows:literal, $dot_pairs:literal, $($name:ident($($argument:ident: $type:ty),+) $(-> $result:ty)? = $call:expr;)+) => {
         impl Simd for $set {
             const LANES: usize = $lanes;
             const GEMM_ROWS: usize = $rows;
+            const DOT_PAIRS: bool = $dot_pairs;
             type V = $vector;
             #[inline(always)]
             unsafe fn call<J: Job>(job: J) -> J::Output {
@@ -74,8 +75,17 @@ macro_rules! round_bf16 {
     }};
 }
 
+/// One byte of the BF16 values of E4M3 magnitudes: `computed`, but for the small ones and NaN what the table has.
+macro_rules! half {
+    ($computed:expr, $table:ident, $magnitudes:ident, $small:ident, $nan:ident) => {{
+        let table = _mm256_broadcastsi128_si256(_mm_load_si128($table.0.as_ptr().cast()));
+        let finite = _mm256_blendv_epi8($computed, _mm256_shuffle_epi8(table, $magnitudes), $small);
+        _mm256_blendv_epi8(finite, _mm256_set1_epi8($table.0[e4m3::NAN_CODE as usize] as i8), $nan)
+    }};
+}
+
 // Register tiles: 6 x 16 with 16 ymm registers, 12 x 32 with 32 zmm registers (two vectors per row in both).
-x86! { Avx2, run_avx2, __m256, 8, 6,
+x86! { Avx2, run_avx2, __m256, 8, 6, false,
     splat(value: f32) -> Self::V = _mm256_set1_ps(value);
     load(pointer: *const f32) -> Self::V = _mm256_loadu_ps(pointer);
     store(pointer: *mut f32, v: Self::V) = _mm256_storeu_ps(pointer, v);
@@ -115,6 +125,31 @@ x86! { Avx2, run_avx2, __m256, 8, 6,
         let odd = _mm256_and_si256(round_bf16!(avx2 odd), _mm256_set1_epi32(0xffff_0000_u32 as i32));
         _mm256_castsi256_ps(_mm256_or_si256(even, odd))
     };
+    decode_e4m3(y: *mut Bf16, codes: *const u8, count: usize) = {
+        let mut copy = [0; CODES];
+        let codes = if count < CODES {
+            std::ptr::copy_nonoverlapping(codes, copy.as_mut_ptr(), count);
+            copy.as_ptr()
+        } else {
+            codes
+        };
+        for first in (0..CODES).step_by(32) {
+            // Unpacking takes the lower or the upper half of each half of a register.
+            let codes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_loadu_si256(codes.add(first).cast()));
+            let magnitudes = _mm256_and_si256(codes, _mm256_set1_epi8(e4m3::NAN_CODE as i8));
+            // Those whose exponent is 0 or 1 are looked up; others move to BF16's place, four bits up, and get its bias.
+            let nibble = _mm256_set1_epi8(0x0f);
+            let small = _mm256_cmpgt_epi8(_mm256_set1_epi8(16), magnitudes);
+            let nan = _mm256_cmpeq_epi8(magnitudes, _mm256_set1_epi8(e4m3::NAN_CODE as i8));
+            let lower = _mm256_slli_epi16::<4>(_mm256_and_si256(magnitudes, nibble));
+            let lower = half!(lower, LOWER, magnitudes, small, nan);
+            let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(magnitudes), nibble);
+            let upper = half!(_mm256_add_epi8(upper, _mm256_set1_epi8(0x3c)), UPPER, magnitudes, small, nan);
+            let upper = _mm256_or_si256(upper, _mm256_and_si256(codes, _mm256_set1_epi8(i8::MIN)));
+            _mm256_storeu_si256(y.add(first).cast(), _mm256_unpacklo_epi8(lower, upper));
+            _mm256_storeu_si256(y.add(first + 16).cast(), _mm256_unpackhi_epi8(lower, upper));
+        }
+    };
 }
 
 /// E4M3 codes of sixteen finite values, in the lower bytes of the lanes: `codes::encode_e4m3`.
@@ -142,12 +177,13 @@ macro_rules! avx512 {
     (
         $set:ident,
         $run:ident,
+        $native:literal,
         |$sums:ident, $a:ident, $b:ident| $dot_pairs:expr,
         |$even:ident, $odd:ident| $round_pairs:expr,
         |$v:ident| $round:expr,
         $($more:tt)*
     ) => {
-        x86! { $set, $run, __m512, 16, 12,
+        x86! { $set, $run, __m512, 16, 12, $native,
             splat(value: f32) -> Self::V = _mm512_set1_ps(value);
             load(pointer: *const f32) -> Self::V = _mm512_loadu_ps(pointer);
             store(pointer: *mut f32, v: Self::V) = _mm512_storeu_ps(pointer, v);
@@ -177,7 +213,7 @@ macro_rules! avx512 {
     };
 }
 
-avx512! { Avx512, run_avx512, |sums, a, b| {
+avx512! { Avx512, run_avx512, false, |sums, a, b| {
     let ((a_odd, a_even), (b_odd, b_even)) = (halves!(avx512 a), halves!(avx512 b));
     _mm512_fmadd_ps(a_even, b_even, _mm512_fmadd_ps(a_odd, b_odd, sums))
 }, |even, odd| {
@@ -186,7 +222,7 @@ avx512! { Avx512, run_avx512, |sums, a, b| {
     _mm512_castsi512_ps(_mm512_or_si512(even, odd))
 }, |v| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round_bf16!(avx512 v))), }
 
-avx512! { Avx512Bf16, run_avx512_bf16,
+avx512! { Avx512Bf16, run_avx512_bf16, true,
     |sums, a, b| {
         _mm512_dpbf16_ps(sums, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
     },
