@@ -112,7 +112,7 @@ fn kills_of_server_and_worker_leave_the_history_of_every_step_once() {
 fn a_job_over_rest_really_runs_pauses_resumes_and_survives_its_server() {
     let sandbox = Sandbox::new();
     prepare(&sandbox, "unused", 128);
-    let text = manifest("by-rest", 76_800);
+    let text = manifest("by-rest", 153_600);
     let server = Server::start(&sandbox);
     let (status, refused) = server.post("/api/v1/jobs", "apiVersion: fathom.dev/v1alpha1\nkind: DeepSeekV3Job\nspec: {}\n");
     assert!((400..500).contains(&status), "{status} {refused}");
@@ -128,6 +128,9 @@ fn a_job_over_rest_really_runs_pauses_resumes_and_survives_its_server() {
             .is_some_and(|phases| phases.iter().any(|phase| phase["step"].as_u64() > Some(20)))
     };
     server.wait("/api/v1/jobs/by-rest/phases", "training", trained);
+    // The run goes on without the server that started it, and the next one can pause it.
+    server.kill();
+    let server = Server::start(&sandbox);
     let (status, paused) = server.post("/api/v1/jobs/by-rest:pause", "");
     assert_eq!(status, 202, "{paused}");
     server.wait("/api/v1/jobs/by-rest", "a pause", |job| job["state"] == "paused");

@@ -108,6 +108,10 @@ impl Queue {
         if Lock::holder(&self.directory).is_some() {
             return Ok(());
         }
+        // A run that an earlier server started has stopped on this wish, and that server was not there to take the job off.
+        if self.is_stopped(&entry)? {
+            return remove(&entry.path);
+        }
         tracing::info!(job = entry.job, "running a job from the queue");
         let mut child = start(&self.directory, &entry.path)?;
         let mut asked = false;
@@ -125,12 +129,17 @@ impl Queue {
         };
         tracing::info!(job = entry.job, %status, "the run has ended");
         // A run that was killed, or stopped because this server stops, goes on when a server is started again.
-        let wished = wish::read(&self.directory.job(&entry.job))?;
         let by_itself = status.signal().is_none() && !asked && status.code() != Some(Exit::Conflict as i32);
-        if by_itself || matches!(wished, Some(Wish::Pause | Wish::Cancel)) {
+        if by_itself || self.is_stopped(&entry)? {
             remove(&entry.path)?;
         }
         Ok(())
+    }
+
+    /// Whether a job is wished to stop: a job that is added again is wished to run.
+    fn is_stopped(&self, entry: &Waiting) -> Result<bool> {
+        let wished = wish::read(&self.directory.job(&entry.job))?;
+        Ok(matches!(wished, Some(Wish::Pause | Wish::Cancel)))
     }
 }
 
