@@ -2,8 +2,8 @@
 
 use fathom_kernels::Cpu;
 use fathom_spec::cost::{Estimate, Throughput, deepseek_v3, training_costs};
-use fathom_spec::manifest::{Device, Precision, Preset};
-use fathom_spec::memory::{ActivationPolicy, DualPipe, cpu_memory, dualpipe_memory};
+use fathom_spec::manifest::{Batch, Device, Precision, Preset};
+use fathom_spec::memory::{ActivationPolicy, CpuTraining, DualPipe, cpu_memory, dualpipe_memory};
 use fathom_spec::size::{Parameters, flops_per_token, parameters};
 use fathom_spec::{PhaseWork, ValidatedJob, ValidatedPhase};
 use serde::Serialize;
@@ -132,13 +132,12 @@ impl Table1 {
     }
 }
 
-/// A phase that trains: tokens, rows of how many tokens, rows per forward pass.
+/// A phase that trains.
 struct Training<'a> {
     phase: &'a ValidatedPhase,
     tokens: f64,
-    sequence_length: u32,
-    micro_batch: u32,
-    ema: bool,
+    /// Of one rank.
+    memory: CpuTraining,
 }
 
 /// Estimates a job.
@@ -156,7 +155,7 @@ pub fn estimate(job: &ValidatedJob, rates: Rates) -> Estimates {
     let phases: Vec<PhaseEstimate> = trainings
         .iter()
         .map(|training| {
-            let cost = rates.throughput.train(a, training.sequence_length, training.tokens, mtp);
+            let cost = rates.throughput.train(a, training.memory.sequence_length, training.tokens, mtp);
             PhaseEstimate {
                 name: training.phase.name.clone(),
                 tokens: training.tokens,
@@ -166,11 +165,11 @@ pub fn estimate(job: &ValidatedJob, rates: Rates) -> Estimates {
         })
         .collect();
     let first = trainings.first();
-    let flops = first.map(|training| flops_per_token(a, training.sequence_length));
+    let flops = first.map(|training| flops_per_token(a, training.memory.sequence_length));
     let (memory, memory_of) = first.map_or((None, ""), |training| memory(job, training));
     Estimates {
         parameters: parameters(a),
-        sequence_length: first.map(|training| training.sequence_length),
+        sequence_length: first.map(|training| training.memory.sequence_length),
         training_flops_per_token: flops.map_or(0.0, |flops| flops.training()),
         mtp_flops_per_token: flops.map_or(0.0, |flops| flops.mtp_training()),
         memory,
@@ -184,6 +183,12 @@ pub fn estimate(job: &ValidatedJob, rates: Rates) -> Estimates {
 
 /// The training of a phase, if its amount is known from the manifest.
 fn training<'a>(job: &ValidatedJob, phase: &'a ValidatedPhase) -> Option<Training<'a>> {
+    let memory = |sequence_length, batch: &Batch, ema| CpuTraining {
+        sequence_length,
+        micro_batch: batch.micro_batch,
+        micro_batches: batch.micro_batches(job.parallelism.data),
+        ema,
+    };
     match &phase.work {
         PhaseWork::Pretrain(pretrain) => {
             let corpus = phase.inputs.values().find_map(|&maker| match &job.phases[maker].work {
@@ -193,17 +198,13 @@ fn training<'a>(job: &ValidatedJob, phase: &'a ValidatedPhase) -> Option<Trainin
             Some(Training {
                 phase,
                 tokens: pretrain.tokens.0 as f64,
-                sequence_length: corpus.sequence_length,
-                micro_batch: pretrain.batch.micro_batch,
-                ema: pretrain.ema.is_some(),
+                memory: memory(corpus.sequence_length, &pretrain.batch, pretrain.ema.is_some()),
             })
         }
         PhaseWork::Extend(extend) => Some(Training {
             phase,
             tokens: extend.steps as f64 * f64::from(extend.batch.sequences) * f64::from(extend.sequence_length),
-            sequence_length: extend.sequence_length,
-            micro_batch: extend.batch.micro_batch,
-            ema: false,
+            memory: memory(extend.sequence_length, &extend.batch, false),
         }),
         PhaseWork::Tokenizer(_)
         | PhaseWork::Corpus(_)
@@ -218,14 +219,8 @@ fn memory(job: &ValidatedJob, training: &Training<'_>) -> (Option<f64>, &'static
     let a = &job.architecture;
     match job.worker.device {
         Device::Cpu => {
-            let Training {
-                sequence_length,
-                micro_batch,
-                ema,
-                ..
-            } = *training;
-            let total = cpu_memory(a, job.precision, sequence_length, micro_batch, ema).total();
-            let parts = if ema {
+            let total = cpu_memory(a, job.precision, training.memory).total();
+            let parts = if training.memory.ema {
                 "at the peak of training (weights, gradients, moments, average, activations)"
             } else {
                 "at the peak of training (weights, gradients, moments, activations)"
@@ -248,7 +243,7 @@ fn memory(job: &ValidatedJob, training: &Training<'_>) -> (Option<f64>, &'static
                 Precision::Bf16 => ActivationPolicy::Plain { value_bytes: 2 },
                 Precision::F32 => ActivationPolicy::Plain { value_bytes: 4 },
             };
-            let tokens = training.sequence_length.saturating_mul(training.micro_batch);
+            let tokens = training.memory.sequence_length.saturating_mul(training.memory.micro_batch);
             let memory = dualpipe_memory(a, layout, tokens, policy);
             let total = memory.weights + memory.gradients + memory.optimizer + memory.activations;
             (

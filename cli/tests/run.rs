@@ -111,6 +111,24 @@ fn a_stopped_run_resumes_to_the_same_result() {
     assert_eq!(result(&sandbox, "job"), result(&undisturbed, "job"));
 }
 
+/// It is told so before it starts: that cannot be seen from within, and a step without them is a fifth slower.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn a_worker_is_told_to_use_huge_pages() {
+    let sandbox = Sandbox::new();
+    let file = prepare(&sandbox, "job", 2_560_000);
+    let mut run = Background::start(&sandbox, &["run", &file]);
+    let worker = run.worker("pretrain").unwrap();
+    run.wait_for("pretrain: checkpoint of step").unwrap();
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    // glibc parts the tunables where they are.
+    let mut variables = environment.split(|&byte| byte == 0 || byte == b':');
+    assert!(variables.any(|variable| variable == b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1"));
+    run.signal(Signal::INT);
+    run.signal(Signal::INT);
+    assert_eq!(run.end(), Some(130));
+}
+
 #[test]
 fn a_worker_whose_runner_was_killed_stops_after_a_checkpoint() {
     let sandbox = Sandbox::new();

@@ -23,6 +23,7 @@
 #![allow(non_snake_case)]
 
 pub mod bench;
+mod comm;
 pub mod compare;
 pub mod cpu;
 pub mod dims;
@@ -30,6 +31,7 @@ pub mod formats;
 mod matrix;
 pub mod reference;
 
+pub use comm::{Alone, Comm};
 pub use cpu::Cpu;
 pub use matrix::Matrix;
 pub use reference::Reference;

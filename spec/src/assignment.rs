@@ -83,4 +83,8 @@ pub enum ExitCode {
     Io = 74,
     /// Stopped on request after committing a checkpoint (sysexits `EX_TEMPFAIL`): resume, free of charge.
     Stopped = 75,
+    /// Another rank of the attempt is gone: a victim, not the culprit. Retry with the whole gang.
+    PeerLost = 76,
+    /// The ranks of the attempt did not find each other in time: retry with the whole gang.
+    Rendezvous = 78,
 }

@@ -3,7 +3,8 @@
 use crate::architecture::Architecture;
 use crate::artifact::ArtifactKind;
 use crate::job::{PhaseWork, ValidatedJob, ValidatedPhase};
-use crate::memory::{CpuMemory, cpu_memory};
+use crate::manifest::Batch;
+use crate::memory::{CpuMemory, CpuTraining, cpu_memory};
 use crate::quantity::Tokens;
 use crate::size::flops_per_token;
 
@@ -127,17 +128,24 @@ impl Workload {
 /// What `phase` of `job` has to do; none for phases whose amount of training does not follow from the manifest alone.
 #[must_use]
 pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> {
-    let (tokens, sequence_length, micro_batch, ema) = match &phase.work {
+    let ranks = job.parallelism.data;
+    let training = |sequence_length, batch: &Batch, ema| CpuTraining {
+        sequence_length,
+        micro_batch: batch.micro_batch,
+        micro_batches: batch.micro_batches(ranks),
+        ema,
+    };
+    let (tokens, training) = match &phase.work {
         PhaseWork::Pretrain(pretrain) => {
             let corpus = job.phases.get(*phase.inputs.get(&ArtifactKind::Corpus)?)?;
             let PhaseWork::Corpus(corpus) = &corpus.work else { return None };
-            let micro_batch = pretrain.batch.micro_batch;
-            (pretrain.tokens, corpus.sequence_length, micro_batch, pretrain.ema.is_some())
+            let ema = pretrain.ema.is_some();
+            (pretrain.tokens, training(corpus.sequence_length, &pretrain.batch, ema))
         }
         PhaseWork::Extend(extend) => {
             let per_step = u64::from(extend.sequence_length) * u64::from(extend.batch.sequences);
             let tokens = Tokens(extend.steps.saturating_mul(per_step));
-            (tokens, extend.sequence_length, extend.batch.micro_batch, false)
+            (tokens, training(extend.sequence_length, &extend.batch, false))
         }
         PhaseWork::Tokenizer(_)
         | PhaseWork::Corpus(_)
@@ -146,12 +154,12 @@ pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> 
         | PhaseWork::Evaluate(_)
         | PhaseWork::Serve(_) => return None,
     };
-    let per_token = flops_per_token(&job.architecture, sequence_length).training_with_mtp();
+    let per_token = flops_per_token(&job.architecture, training.sequence_length).training_with_mtp();
     Some(Workload {
         tokens,
-        sequence_length,
+        sequence_length: training.sequence_length,
         flops: tokens.0 as f64 * per_token,
-        memory: cpu_memory(&job.architecture, job.precision, sequence_length, micro_batch, ema),
+        memory: cpu_memory(&job.architecture, job.precision, training),
     })
 }
 

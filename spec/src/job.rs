@@ -173,6 +173,15 @@ impl PhaseKind {
         }
     }
 
+    /// Worker processes that execute such a phase together; data is prepared by one.
+    #[must_use]
+    pub const fn ranks(self, parallelism: &Parallelism) -> u32 {
+        match self {
+            Self::Tokenizer | Self::Corpus => 1,
+            Self::Pretrain | Self::Extend | Self::Sft | Self::Grpo | Self::Evaluate | Self::Serve => parallelism.data,
+        }
+    }
+
     /// The artifact that such a phase leaves.
     #[must_use]
     pub const fn produces(self) -> Option<ArtifactKind> {

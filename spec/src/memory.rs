@@ -2,7 +2,7 @@
 
 mod cpu;
 
-pub use cpu::{CpuMemory, cpu_memory};
+pub use cpu::{CpuMemory, CpuTraining, cpu_memory};
 
 use crate::architecture::Architecture;
 use crate::size::{attention_parameters, expert_parameters, gate_parameters};

@@ -8,14 +8,14 @@ use crate::artifact::ArtifactKind;
 use crate::assignment::{Assignment, InputArtifact, Work};
 use crate::job::{PhaseKind, PhaseWork, ValidatedJob, ValidatedPhase};
 use crate::key::digest;
-use crate::manifest::{Device, Parallelism};
+use crate::manifest::{Batch, Device, Parallelism};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Version of what workers compute. It is part of every key: a worker that computes something else from the same fields gets another.
-pub const WORKER_PROTOCOL: u32 = 2;
+pub const WORKER_PROTOCOL: u32 = 3;
 
 /// What is there, as seen by whoever executes the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -236,15 +236,21 @@ pub fn unsupported(job: &ValidatedJob) -> Vec<String> {
         schedule: _,
         micro_batches: _,
     } = job.parallelism;
-    for (axis, ranks) in [("pipeline", pipeline), ("expert", expert), ("data", data)] {
+    for (axis, ranks) in [("pipeline", pipeline), ("expert", expert)] {
         if ranks > 1 {
             reasons.push(format!("{axis} parallelism over {ranks} ranks: {LATER}; use 1"));
         }
+    }
+    if !data.is_power_of_two() {
+        reasons.push(format!("data parallelism over {data} ranks: {LATER}; use a power of two"));
     }
     if !job.storage.uri.starts_with("file://") {
         reasons.push(format!("storage `{}`: {LATER}; use file://DIRECTORY", job.storage.uri));
     }
     for phase in &job.phases {
+        if let PhaseWork::Pretrain(pretrain) = &phase.work {
+            reasons.extend(unequal_parts(&phase.name, &pretrain.batch, data));
+        }
         match phase.work.kind() {
             PhaseKind::Tokenizer | PhaseKind::Corpus | PhaseKind::Pretrain => {}
             kind @ (PhaseKind::Extend | PhaseKind::Sft | PhaseKind::Grpo | PhaseKind::Evaluate | PhaseKind::Serve) => {
@@ -253,6 +259,30 @@ pub fn unsupported(job: &ValidatedJob) -> Vec<String> {
         }
     }
     reasons
+}
+
+/// Why a batch does not part into whole micro-batches for every rank.
+fn unequal_parts(phase: &str, batch: &Batch, ranks: u32) -> Option<String> {
+    let Batch {
+        sequences,
+        ramp_from,
+        ramp_until: _,
+        micro_batch,
+    } = *batch;
+    if ranks == 1 {
+        return None;
+    }
+    let unit = u64::from(micro_batch) * u64::from(ranks);
+    if !u64::from(sequences).is_multiple_of(unit) {
+        return Some(format!(
+            "phase `{phase}`: batches of {sequences} sequences over {ranks} ranks: make batch.sequences a multiple of {unit} (microBatch x parallelism.data), or microBatch smaller"
+        ));
+    }
+    (ramp_from != sequences).then(|| {
+        format!(
+            "phase `{phase}`: a batch ramp over {ranks} ranks: not supported by this version; make batch.rampFrom equal to batch.sequences"
+        )
+    })
 }
 
 /// The key of a phase; `None` while a digest or an upstream key is not known.

@@ -7,7 +7,10 @@ mod common;
 use common::Golden;
 use fathom_spec::artifact::ArtifactKind;
 use fathom_spec::assignment::{Assignment, Work};
-use fathom_spec::plan::{AssignmentError, Attempt, Observed, ObservedAttempt, Placement, Plan, PlannedState, assignment, plan};
+use fathom_spec::manifest::Preset;
+use fathom_spec::plan::{
+    AssignmentError, Attempt, Observed, ObservedAttempt, Placement, Plan, PlannedState, assignment, plan, unsupported,
+};
 use fathom_spec::{ValidatedJob, parse_manifest};
 use std::collections::BTreeMap;
 
@@ -107,6 +110,23 @@ fn stored_plans() {
     golden.finish();
 }
 
+/// Ranks have equal parts of a batch, in whole micro-batches, and there is a power of two of them.
+#[test]
+fn ranks_that_do_not_fit_the_batch_are_refused() {
+    let reasons = |data: u32, batch: &str| {
+        let text = fathom_spec::init_manifest(Preset::Unit)
+            .replacen("\nspec:\n", &format!("\nspec:\n  parallelism: {{data: {data}}}\n"), 1)
+            .replacen("        batch:\n          sequences: 16", &format!("        batch: {{{batch}}}"), 1);
+        assert!(text.contains(batch) && text.contains("parallelism"), "{text}");
+        unsupported(&parse_manifest(&text).unwrap()).join("; ")
+    };
+    assert_eq!(reasons(1, "sequences: 6, microBatch: 2, rampFrom: 2, rampUntil: 50%"), "");
+    assert_eq!(reasons(2, "sequences: 8, microBatch: 4"), "");
+    assert!(reasons(3, "sequences: 6, microBatch: 2").contains("use a power of two"));
+    assert!(reasons(2, "sequences: 6, microBatch: 2").contains("a multiple of 4 (microBatch x parallelism.data)"));
+    assert!(reasons(2, "sequences: 8, microBatch: 2, rampFrom: 4, rampUntil: 50%").contains("a batch ramp over 2 ranks"));
+}
+
 #[test]
 fn unsupported_parts_are_all_named() {
     let whole = job(include_str!("golden/problems/all-phases.yaml"));
@@ -117,8 +137,8 @@ fn unsupported_parts_are_all_named() {
             "worker device `cuda`: not supported by this version; use cpu",
             "pipeline parallelism over 2 ranks: not supported by this version; use 1",
             "expert parallelism over 2 ranks: not supported by this version; use 1",
-            "data parallelism over 2 ranks: not supported by this version; use 1",
             "storage `s3://bucket/prefix`: not supported by this version; use file://DIRECTORY",
+            "phase `pretrain`: a batch ramp over 2 ranks: not supported by this version; make batch.rampFrom equal to batch.sequences",
             "phase `extend` (extend): not supported by this version",
             "phase `sft` (sft): not supported by this version",
             "phase `grpo` (grpo): not supported by this version",

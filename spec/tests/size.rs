@@ -5,7 +5,7 @@
 use fathom_spec::architecture::Architecture;
 use fathom_spec::cost::{Throughput, deepseek_v3, training_costs, workload};
 use fathom_spec::manifest::{Precision, Preset};
-use fathom_spec::memory::{ActivationPolicy, DualPipe, Layer, activation_bytes_per_token, cpu_memory, dualpipe_memory};
+use fathom_spec::memory::{ActivationPolicy, CpuTraining, DualPipe, Layer, activation_bytes_per_token, cpu_memory, dualpipe_memory};
 use fathom_spec::size::{
     attention_parameters, dense_parameters, expert_parameters, flops_per_token, matrix_parameters, moe_parameters, mtp_matrix_parameters,
     parameters, routing_biases,
@@ -191,18 +191,34 @@ fn cpu_memory_counts_bytes_per_parameter_and_token() {
     let parameters = 7_969_664 + 1_920_416;
     // Master, gradient and two moments; in `bf16` the moments are half as long, and products read a copy.
     for (precision, bytes) in [(Precision::F32, 16), (Precision::Bf16, 14)] {
-        let memory = cpu_memory(&a, precision, 256, 8, false);
+        let memory = cpu_memory(&a, precision, CpuTraining::new(256, 8));
         assert_eq!(memory.weights + memory.gradients + memory.moments, bytes * parameters);
         // Activations grow with the tokens of a micro-batch, the rest does not.
-        let twice = cpu_memory(&a, precision, 256, 16, false);
+        let twice = cpu_memory(&a, precision, CpuTraining::new(256, 16));
         assert_eq!(twice.activations, 2 * memory.activations);
         assert_eq!(twice.total() - memory.total(), memory.activations + memory.scratch);
         // The average is FP32 in every precision, and nothing else comes with it.
-        let averaged = cpu_memory(&a, precision, 256, 8, true);
+        let averaged = cpu_memory(
+            &a,
+            precision,
+            CpuTraining {
+                ema: true,
+                ..CpuTraining::new(256, 8)
+            },
+        );
         assert_eq!((memory.average, averaged.average), (0, 4 * parameters));
         assert_eq!(averaged.total() - memory.total(), 4 * parameters);
+        // As many gradients wait as the tree of micro-batches is deep.
+        for (micro_batches, waiting) in [(1, 0), (2, 1), (3, 1), (4, 2), (7, 2), (8, 3)] {
+            let more = CpuTraining {
+                micro_batches,
+                ..CpuTraining::new(256, 8)
+            };
+            assert_eq!(cpu_memory(&a, precision, more).total() - memory.total(), waiting * 4 * parameters);
+        }
     }
-    let [f32, bf16, fp8] = [Precision::F32, Precision::Bf16, Precision::Fp8].map(|precision| cpu_memory(&a, precision, 256, 8, false));
+    let [f32, bf16, fp8] =
+        [Precision::F32, Precision::Bf16, Precision::Fp8].map(|precision| cpu_memory(&a, precision, CpuTraining::new(256, 8)));
     assert!(bf16.activations < f32.activations * 6 / 10 && fp8.activations < bf16.activations / 2);
 }
 
@@ -259,7 +275,11 @@ fn the_workload_of_a_phase() {
     let work = works[2].unwrap();
     assert_eq!((work.tokens.0, work.sequence_length), (4_000_000, 256));
     assert_eq!(work.flops, 4e6 * flops_per_token(&job.architecture, 256).training_with_mtp());
-    assert_eq!(work.memory, cpu_memory(&job.architecture, job.precision, 256, 8, false));
+    let training = CpuTraining {
+        micro_batches: 2,
+        ..CpuTraining::new(256, 8)
+    };
+    assert_eq!(work.memory, cpu_memory(&job.architecture, job.precision, training));
     let estimate = work.at_tokens_per_second(5000.0, 0.1);
     assert_eq!(round(estimate.device_hours * 3600.0, 6), 800.0);
     assert_eq!(round(estimate.dollars, 6), round(800.0 / 3600.0 * 0.1, 6));
@@ -295,5 +315,17 @@ fn the_largest_architecture_can_be_counted() {
     assert_eq!(a.check(), []);
     assert!(parameters(&a).stored > 1 << 60);
     assert!(flops_per_token(&a, 1 << 24).training_with_mtp().is_finite());
-    assert_eq!(cpu_memory(&a, Precision::F32, 1 << 24, 1 << 20, true).total(), u64::MAX);
+    assert_eq!(
+        cpu_memory(
+            &a,
+            Precision::F32,
+            CpuTraining {
+                micro_batches: u32::MAX,
+                ema: true,
+                ..CpuTraining::new(1 << 24, 1 << 20)
+            }
+        )
+        .total(),
+        u64::MAX
+    );
 }

@@ -47,6 +47,25 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The ranks of the attempt did not find each other.
+    #[error("{problem}; {cure}")]
+    Rendezvous {
+        /// What happened, and for how long it was waited.
+        problem: String,
+        /// What to do about it.
+        cure: String,
+    },
+    /// Another rank of the attempt is gone: the cause is in its log.
+    #[error("rank {rank} at {address} is lost")]
+    PeerLost {
+        /// Which one.
+        rank: usize,
+        /// Where it was.
+        address: String,
+        /// How it was noticed.
+        #[source]
+        source: std::io::Error,
+    },
     /// Stopped on request, with nothing lost.
     #[error("stopped on request")]
     Stopped,
@@ -75,6 +94,8 @@ impl Error {
             Self::Data { .. } => ExitCode::BadData,
             Self::Diverged { .. } => ExitCode::Diverged,
             Self::Io { .. } => ExitCode::Io,
+            Self::Rendezvous { .. } => ExitCode::Rendezvous,
+            Self::PeerLost { .. } => ExitCode::PeerLost,
             Self::Stopped => ExitCode::Stopped,
         }
     }

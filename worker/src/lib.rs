@@ -12,6 +12,7 @@ pub mod error;
 pub mod generate;
 pub mod hf;
 pub mod model;
+pub mod parallel;
 mod phases;
 pub mod report;
 mod stop;

@@ -8,7 +8,7 @@ use common::training::{MICRO, PRECISIONS, SETTINGS, bits, rows, trainer};
 use fathom_kernels::formats::Bf16;
 use fathom_kernels::{Cpu, Kernels};
 use fathom_spec::manifest::{Precision, Preset};
-use fathom_spec::memory::cpu_memory;
+use fathom_spec::memory::{CpuTraining, cpu_memory};
 use fathom_worker::checkpoint::store::{Checkpoint, Store};
 use fathom_worker::model::layout::Role;
 use fathom_worker::model::{Model, Recipe, Storage};
@@ -186,9 +186,10 @@ fn the_planned_memory_is_that_of_the_buffers() {
         cpu_memory(
             &Preset::Unit.architecture(),
             Precision::F32,
-            MICRO.length as u32,
-            MICRO.sequences as u32,
-            ema,
+            CpuTraining {
+                ema,
+                ..CpuTraining::new(MICRO.length as u32, MICRO.sequences as u32)
+            },
         )
     };
     assert_eq!(planned(true).average, 4 * elements as u64);

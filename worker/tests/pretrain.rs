@@ -223,14 +223,14 @@ fn pretraining(output: &Path, attempt: u32, threads: usize) -> Assignment {
 }
 
 fn execute(assignment: &Assignment) -> Result<(), Error> {
-    fathom_worker::run(assignment, &Stop::new())
+    fathom_worker::run(assignment, None, &Stop::new())
 }
 
 /// Asks to stop as soon as the spool holds `step`.
 fn execute_until(assignment: &Assignment, step: u64) -> Result<(), Error> {
     let stop = Stop::new();
     std::thread::scope(|scope| {
-        let worker = scope.spawn(|| fathom_worker::run(assignment, &stop));
+        let worker = scope.spawn(|| fathom_worker::run(assignment, None, &stop));
         while !worker.is_finished() {
             let reached = metrics(assignment).last().is_some_and(|batch| batch.step >= step);
             if reached {

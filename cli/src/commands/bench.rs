@@ -9,7 +9,7 @@ use fathom_kernels::Cpu;
 use fathom_kernels::bench::{self, Measurement};
 use fathom_spec::architecture::Architecture;
 use fathom_spec::manifest::Precision;
-use fathom_spec::memory::cpu_memory;
+use fathom_spec::memory::{CpuTraining, cpu_memory};
 use fathom_worker::bench::{TrainBench, train};
 use fathom_worker::data::encode::bench_encode;
 use serde_json::{Value, json};
@@ -170,7 +170,11 @@ fn train_steps(args: &TrainArgs) -> Result {
         precision,
         recompute: *recompute || precision.recomputes(),
     };
-    let predicted = cpu_memory(&bench.architecture, precision, *sequence_length as u32, *batch as u32, false);
+    let predicted = cpu_memory(
+        &bench.architecture,
+        precision,
+        CpuTraining::new(*sequence_length as u32, *batch as u32),
+    );
     let figures = train(&bench).map_err(|error| worker_failure(&error))?;
     lines([json!({
         "tokens_per_second": figures.tokens_per_second,

@@ -4,6 +4,7 @@ use crate::failure::{Exit, Failure};
 use crate::runner::lock::WorkerLock;
 use fathom_spec::assignment::{Assignment, ExitCode};
 use fathom_worker::Stop;
+use fathom_worker::parallel::{Group, Place};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Read;
@@ -27,6 +28,29 @@ pub struct Args {
     /// Stop after a checkpoint when standard input ends: the starter is gone
     #[arg(long)]
     until_eof: bool,
+    /// This process among those that execute the attempt together, from 0
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "rendezvous")]
+    rank: usize,
+    /// Number of these processes, a power of two
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "rendezvous")]
+    ranks: usize,
+    /// Where rank 0 is found: `HOST:PORT`, on which it listens, or `file:PATH`, where it writes its address
+    #[arg(long, value_name = "PLACE")]
+    rendezvous: Option<String>,
+}
+
+impl Args {
+    fn group(&self) -> Option<Group> {
+        let place = self.rendezvous.as_deref()?;
+        Some(Group {
+            rank: self.rank,
+            size: self.ranks,
+            place: match place.strip_prefix("file:") {
+                Some(path) => Place::File(path.into()),
+                None => Place::Address(place.into()),
+            },
+        })
+    }
 }
 
 /// Runs the command. The exit code is the worker's contract, not the command line's.
@@ -63,7 +87,7 @@ fn execute(args: &Args) -> Result<(), Ended> {
     if args.until_eof {
         stop_at_eof(&stop);
     }
-    fathom_worker::run(&assignment, &stop).map_err(Ended::Early)
+    fathom_worker::run(&assignment, args.group().as_ref(), &stop).map_err(Ended::Early)
 }
 
 fn read_assignment(path: &Path) -> Result<Assignment, Failure> {

@@ -137,9 +137,17 @@ impl RunDirectory {
         self.root.join(format!("assignment-{attempt}.json"))
     }
 
-    /// What the worker of an attempt printed.
-    pub fn log(&self, attempt: u32) -> PathBuf {
-        self.root.join(format!("worker-{attempt}.log"))
+    /// What a worker of an attempt printed.
+    pub fn log(&self, attempt: u32, rank: usize) -> PathBuf {
+        self.root.join(match rank {
+            0 => format!("worker-{attempt}.log"),
+            rank => format!("worker-{attempt}-rank-{rank}.log"),
+        })
+    }
+
+    /// Where rank 0 of an attempt says how the others reach it.
+    pub fn rendezvous(&self, attempt: u32) -> PathBuf {
+        self.root.join(format!("rendezvous-{attempt}"))
     }
 
     /// Held by the worker while it lives.

@@ -159,6 +159,7 @@ impl Runner<'_> {
 
     fn prepare(&self, phase: &ValidatedPhase, plan: &Plan, key: &str) -> Result<PhaseRun> {
         let run = self.directory.run(&phase.name, key);
+        let ranks = phase.work.kind().ranks(&self.job.parallelism) as usize;
         let mut inputs = BTreeMap::new();
         for (&kind, &maker) in &phase.inputs {
             let path = self
@@ -171,13 +172,14 @@ impl Runner<'_> {
             inputs,
             output: absolute(&run.work())?,
             spool: absolute(&run.spool())?,
-            threads: self.job.worker.threads as usize,
+            threads: threads(self.job.worker.threads as usize, ranks),
         };
         let assignment = fathom_spec::plan::assignment(self.job, plan, &phase.name, 1, placement)
             .map_err(|error| Failure::new(Exit::Failed, format!("phase `{}` cannot start", phase.name)).caused_by(&error))?;
         Ok(PhaseRun {
             directory: run,
             assignment,
+            ranks,
             max_restarts: self.job.restart.max_restarts,
         })
     }
@@ -267,4 +269,12 @@ pub fn observe(job: &ValidatedJob, directory: &Directory, storage: &ArtifactStor
         }
     }
     Ok(observed)
+}
+
+/// Threads of each of several ranks of this machine: as the manifest says, else an equal share of its cores.
+fn threads(declared: usize, ranks: usize) -> usize {
+    if declared > 0 || ranks == 1 {
+        return declared;
+    }
+    (std::thread::available_parallelism().map_or(1, std::num::NonZero::get) / ranks).max(1)
 }

@@ -3,6 +3,7 @@
 pub mod directory;
 pub mod display;
 mod fingerprints;
+mod gang;
 mod interrupts;
 pub mod job;
 pub mod lock;

@@ -2,11 +2,11 @@
 
 use super::directory::{self, RunDirectory};
 use super::display::{Display, PhaseDisplay};
+use super::gang::{Gang, GangEnded};
 use super::interrupts::Interrupts;
 use super::lock::WorkerLock;
-use super::process::Worker;
 use super::status::StatusFile;
-use super::supervise::{Asked, Attempt, Conclusion, Ended, Reason, conclude};
+use super::supervise::{Asked, Attempt, Conclusion, Reason, conclude};
 use super::tracker::Tracker;
 use crate::clock;
 use crate::failure::{Exit, Failure, Result};
@@ -39,6 +39,8 @@ pub struct PhaseRun {
     pub directory: RunDirectory,
     /// The assignment of its attempts; the attempt's number is filled in.
     pub assignment: Assignment,
+    /// Worker processes of an attempt.
+    pub ranks: usize,
     /// Restarts without progress that are allowed.
     pub max_restarts: u32,
 }
@@ -143,34 +145,38 @@ impl Execution<'_> {
     fn attempt(&mut self, attempt: u32) -> Result<Conclusion> {
         let run = self.run;
         self.follow.tracker.begin_attempt();
-        let ended = self.follow_worker(attempt)?;
-        let log = log_tail(&run.directory.log(attempt));
+        let GangEnded { ended, rank, log } = self.follow_workers(attempt)?;
+        let log = match rank {
+            0 => log_tail(&log),
+            rank => format!("rank {rank}: {}", log_tail(&log)),
+        };
         let facts = Attempt {
             ended,
             artifact: complete(run).is_some(),
             progressed: self.follow.tracker.progressed(),
             asked: self.interrupts.asked(),
-            detail: self.follow.tracker.failure().unwrap_or(&log),
+            detail: self.follow.tracker.failure().filter(|_| rank == 0).unwrap_or(&log),
         };
         conclude(facts, self.status.state(self.name), run.max_restarts, clock::now())
             .map_err(|error| Failure::new(Exit::Failed, format!("the state of phase `{}` is confused", self.name)).caused_by(&error))
     }
 
-    /// Starts a worker and follows it to its end.
-    fn follow_worker(&mut self, attempt: u32) -> Result<Ended> {
+    /// Starts the workers and follows them to their end.
+    fn follow_workers(&mut self, attempt: u32) -> Result<GangEnded> {
         let run = self.run;
         let assignment = Assignment {
             attempt,
             ..run.assignment.clone()
         };
         directory::replace(&run.directory.assignment(attempt), output::json(&assignment)?.as_bytes())?;
-        let mut worker = Worker::start(&run.directory, attempt)?;
+        let mut gang = Gang::start(&run.directory, attempt, run.ranks)?;
+        let processes = if run.ranks == 1 { "process" } else { "processes" };
         self.display
-            .detail(&format!("{}: attempt {attempt}, worker process {}", self.name, worker.pid()));
+            .detail(&format!("{}: attempt {attempt}, worker {processes} {}", self.name, gang.pids()));
         loop {
-            self.pass_on_interrupts(&worker);
+            self.pass_on_interrupts(&gang);
             // Asked before the spool is read: what an ended worker reported is then all there.
-            let ended = worker.poll()?;
+            let ended = gang.poll()?;
             let more = self.read_spool()?;
             self.line.update(&self.follow.tracker);
             match ended {
@@ -184,14 +190,14 @@ impl Execution<'_> {
         }
     }
 
-    fn pass_on_interrupts(&mut self, worker: &Worker) {
+    fn pass_on_interrupts(&mut self, gang: &Gang) {
         match self.interrupts.poll() {
             Some(Asked::Stop) => {
-                worker.stop();
+                gang.stop();
                 self.display.note("Stopping after a checkpoint. Press Ctrl-C again to stop now.");
             }
             Some(Asked::Kill) => {
-                worker.kill();
+                gang.kill();
                 self.display.note("Stopping now. What was done since the last checkpoint is lost.");
             }
             Some(Asked::Continue) | None => {}
@@ -243,7 +249,7 @@ impl Execution<'_> {
             },
             PhaseState::Failed { attempt, failure, .. } => Outcome::Failed {
                 message: failure.message,
-                log: self.run.directory.log(attempt),
+                log: self.run.directory.log(attempt, 0),
             },
             state @ (PhaseState::Pending | PhaseState::Cached { .. } | PhaseState::Running { .. }) => return Err(confused(state.word())),
         })

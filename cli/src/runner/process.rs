@@ -4,6 +4,7 @@ use super::directory::RunDirectory;
 use super::supervise::Ended;
 use crate::failure::{Exit, Failure, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -17,19 +18,29 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the worker of an attempt.
-    pub fn start(run: &RunDirectory, attempt: u32) -> Result<Self> {
-        let log_path = run.log(attempt);
+    /// Starts a worker of an attempt, rank `rank` of `ranks`.
+    pub fn start(run: &RunDirectory, attempt: u32, (rank, ranks): (usize, usize)) -> Result<Self> {
+        let log_path = run.log(attempt, rank);
         let log = File::create(&log_path).map_err(|error| Failure::io("create", &log_path, &error))?;
         let errors = log.try_clone().map_err(|error| Failure::io("open", &log_path, &error))?;
         let executable = executable()?;
-        let child = Command::new(&executable)
+        let mut command = Command::new(&executable);
+        command
             .arg0("fathom")
             .arg("worker")
             .arg("--assignment")
-            .arg(run.assignment(attempt))
-            .arg("--lock")
-            .arg(run.worker_lock())
+            .arg(run.assignment(attempt));
+        if rank == 0 {
+            command.arg("--lock").arg(run.worker_lock());
+        }
+        if ranks > 1 {
+            let mut place = OsString::from("file:");
+            place.push(run.rendezvous(attempt));
+            command
+                .args(["--rank", &rank.to_string(), "--ranks", &ranks.to_string(), "--rendezvous"])
+                .arg(place);
+        }
+        let child = command
             .arg("--until-eof")
             .stdin(Stdio::piped())
             .stdout(log)

@@ -126,6 +126,10 @@ pub enum Reason {
     Io,
     /// It stopped although nobody asked here (SIGTERM from elsewhere).
     Stopped,
+    /// Another rank of its attempt is gone.
+    PeerLost,
+    /// The ranks of the attempt did not find each other.
+    Rendezvous,
     /// It panicked.
     Panicked,
     /// It exited with success, which without a complete artifact is none.
@@ -141,9 +145,24 @@ impl Reason {
         match self {
             Self::BadConfig | Self::BadData => FailureClass::Permanent,
             Self::Diverged => FailureClass::Diverged,
-            Self::Io | Self::Stopped | Self::Panicked | Self::NoArtifact | Self::Exit(_) | Self::Signal(_) => FailureClass::Transient,
+            Self::Io
+            | Self::Stopped
+            | Self::PeerLost
+            | Self::Rendezvous
+            | Self::Panicked
+            | Self::NoArtifact
+            | Self::Exit(_)
+            | Self::Signal(_) => FailureClass::Transient,
         }
     }
+}
+
+/// Whether a rank failed by itself: it neither finished nor stopped, nor lost another one.
+pub fn is_culprit(ended: Ended) -> bool {
+    !matches!(
+        reason(ended),
+        Reason::NoArtifact | Reason::Stopped | Reason::PeerLost | Reason::Rendezvous
+    )
 }
 
 fn reason(ended: Ended) -> Reason {
@@ -156,6 +175,8 @@ fn reason(ended: Ended) -> Reason {
             _ if code == ExitCode::Diverged as i32 => Reason::Diverged,
             _ if code == ExitCode::Io as i32 => Reason::Io,
             _ if code == ExitCode::Stopped as i32 => Reason::Stopped,
+            _ if code == ExitCode::PeerLost as i32 => Reason::PeerLost,
+            _ if code == ExitCode::Rendezvous as i32 => Reason::Rendezvous,
             PANICKED => Reason::Panicked,
             code => Reason::Exit(code),
         },
@@ -174,6 +195,8 @@ impl fmt::Display for Reason {
             Self::Diverged => write!(f, "training became non-finite"),
             Self::Io => write!(f, "reading or writing failed"),
             Self::Stopped => write!(f, "the worker was stopped by somebody else"),
+            Self::PeerLost => write!(f, "a rank lost another one"),
+            Self::Rendezvous => write!(f, "the ranks did not find each other"),
             Self::Panicked => write!(f, "the worker panicked"),
             Self::NoArtifact => write!(f, "the worker ended without a complete artifact"),
             Self::Exit(code) => write!(f, "the worker exited with code {code}"),

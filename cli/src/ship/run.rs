@@ -178,7 +178,7 @@ impl RunShipper {
         let mut more = false;
         for attempt in 1..=last {
             let offset = self.shipped.logs.get(&attempt).copied().unwrap_or(0);
-            let path = self.directory.log(attempt);
+            let path = self.directory.log(attempt, 0);
             let mut bytes = Vec::new();
             let read = File::open(&path).and_then(|mut file| {
                 file.seek(SeekFrom::Start(offset))?;

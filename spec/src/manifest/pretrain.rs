@@ -70,6 +70,17 @@ struct BatchForm {
     micro_batch: Option<u32>,
 }
 
+impl Batch {
+    /// Micro-batches of a full step on each of so many ranks.
+    #[must_use]
+    pub const fn micro_batches(&self, ranks: u32) -> u32 {
+        let Some(micro_batches) = self.sequences.checked_div(self.micro_batch.saturating_mul(ranks)) else {
+            return 1;
+        };
+        if micro_batches == 0 { 1 } else { micro_batches }
+    }
+}
+
 impl From<BatchForm> for Batch {
     fn from(form: BatchForm) -> Self {
         let BatchForm {

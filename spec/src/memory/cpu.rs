@@ -13,13 +13,39 @@ const LOGIT_ROWS: f64 = 128.0;
 /// The program itself, its threads and their packed panels.
 const PROCESS: u64 = 24 << 20;
 
+/// What the trainer of one CPU process holds beside the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuTraining {
+    /// Tokens of a row.
+    pub sequence_length: u32,
+    /// Rows of a micro-batch.
+    pub micro_batch: u32,
+    /// Micro-batches of a step in this process.
+    pub micro_batches: u32,
+    /// Whether a moving average of the parameters is kept.
+    pub ema: bool,
+}
+
+impl CpuTraining {
+    /// With one micro-batch and no average.
+    #[must_use]
+    pub const fn new(sequence_length: u32, micro_batch: u32) -> Self {
+        Self {
+            sequence_length,
+            micro_batch,
+            micro_batches: 1,
+            ema: false,
+        }
+    }
+}
+
 /// Peak memory of the trainer on one CPU process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CpuMemory {
     /// Master weights, MTP included, and what products read of them.
     pub weights: u64,
-    /// Gradients.
+    /// Gradients, and those of micro-batches that wait to be added: `log2` of their number.
     pub gradients: u64,
     /// First and second moments of AdamW.
     pub moments: u64,
@@ -60,13 +86,20 @@ impl CpuMemory {
     }
 }
 
-/// The memory of the trainer for micro-batches of `micro_batch` rows of `sequence_length` tokens, with a moving average of the parameters if `ema`.
+/// The memory of the trainer.
 ///
-/// Per parameter: a master and a gradient in FP32, two moments in the type of activations, the average in FP32, and in `bf16` and `fp8` the operand of
+/// Per parameter: a master and the gradients in FP32, two moments in the type of activations, the average in FP32, and in `bf16` and `fp8` the operand of
 /// products (2 bytes, or 1 with a scale per 128 x 128). Per token and layer: what [`super::activation_bytes_per_token`] lists, but that `fp8` dispatches rows again in the
 /// backward pass; `f32` and `bf16` keep norms, up-projections and SwiGLU outputs, `fp8` recomputes them.
 #[must_use]
-pub fn cpu_memory(a: &Architecture, precision: Precision, sequence_length: u32, micro_batch: u32, ema: bool) -> CpuMemory {
+pub fn cpu_memory(a: &Architecture, precision: Precision, training: CpuTraining) -> CpuMemory {
+    let CpuTraining {
+        sequence_length,
+        micro_batch,
+        micro_batches,
+        ema,
+    } = training;
+    let waiting = micro_batches.max(1).ilog2();
     let counts = parameters(a);
     let trained = (counts.total + counts.mtp) as f64;
     let value = precision.activation_bytes();
@@ -84,7 +117,7 @@ pub fn cpu_memory(a: &Architecture, precision: Precision, sequence_length: u32, 
     let chunk = (LOGITS / vocabulary).max(LOGIT_ROWS).min(tokens);
     CpuMemory {
         weights: (trained * 4.0 + operand_bytes(a, precision, trained)) as u64,
-        gradients: (trained * 4.0) as u64,
+        gradients: (trained * 4.0 * f64::from(1 + waiting)) as u64,
         moments: (trained * 2.0 * value) as u64,
         average: if ema { (trained * 4.0) as u64 } else { 0 },
         activations: (tokens * (dense_layers * dense + moe_layers * moe + model + modules * (moe + module))) as u64,

@@ -268,7 +268,10 @@ impl<K: Kernels, A: Storage> Model<K, A> {
 
     /// Makes the operands of products follow the parameters, where these have changed.
     pub fn refresh(&mut self, acts: &mut Activations<K, A>) {
-        self.weights.refresh(&self.kernels, &self.layout, &mut acts.numerics);
+        let Self {
+            kernels, layout, weights, ..
+        } = self;
+        kernels.scope(|| weights.refresh(kernels, layout, &mut acts.numerics));
     }
 
     const fn op_dims(&self, batch: BatchDims) -> OpDims<'_> {

@@ -29,6 +29,11 @@ impl<K: Kernels, T: Element> Weights<K, T> {
         let len = |tensor: &Tensor| if tensor.role == Role::RoutingBias { 0 } else { tensor.len };
         Self(layout.tensors.iter().map(|tensor| k.zeros(len(tensor))).collect())
     }
+
+    /// All buffers, in the order of the layout.
+    pub fn buffers_mut(&mut self) -> Vec<&mut K::Buffer<T>> {
+        self.0.iter_mut().collect()
+    }
 }
 
 impl<K: Kernels, T: Element> Index<TensorId> for Weights<K, T> {

@@ -14,7 +14,7 @@ pub fn execute(
     stage: impl FnOnce(&Context<'_>) -> Result<serde_json::Value>,
 ) -> Result<()> {
     let reporter = reporter(assignment, 0)?;
-    let outcome = stage(&Context::new(assignment, stop, &reporter)).and_then(|statistics| commit(assignment, kind, None, statistics));
+    let outcome = stage(&Context::new(assignment, stop, Some(&reporter))).and_then(|statistics| commit(assignment, kind, None, statistics));
     close(reporter, None, &outcome);
     outcome
 }

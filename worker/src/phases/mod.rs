@@ -1,6 +1,7 @@
 //! The phases that a worker executes.
 
 mod data;
+mod inputs;
 mod numerics;
 mod pretrain;
 mod validate;
@@ -8,6 +9,7 @@ mod validate;
 use crate::artifact::{self, Description};
 use crate::context::PhaseContext;
 use crate::error::{Error, Result};
+use crate::parallel::Group;
 use crate::report::{Options, Reporter};
 use crate::{Stop, data as stages};
 use fathom_spec::artifact::{ARTIFACT_MANIFEST, ArtifactKind};
@@ -22,11 +24,12 @@ const ASSIGNMENT_VERSION: u32 = 1;
 /// How long the last records may take to reach the disk.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Executes one attempt of one phase. On return its artifact is complete in `assignment.output`.
+/// Executes one attempt of one phase, alone or as a rank of a `group`. On return its artifact is complete in `assignment.output`; for a rank other than 0 when rank 0
+/// has also returned.
 ///
 /// # Errors
 /// Why the phase ended early; [`Error::Stopped`] if `stop` asked for it and nothing is lost.
-pub fn run(assignment: &Assignment, stop: &Stop) -> Result<()> {
+pub fn run(assignment: &Assignment, group: Option<&Group>, stop: &Stop) -> Result<()> {
     if assignment.version != ASSIGNMENT_VERSION {
         return Err(Error::Config {
             problem: format!(
@@ -42,6 +45,10 @@ pub fn run(assignment: &Assignment, stop: &Stop) -> Result<()> {
         return Ok(());
     }
     match &assignment.work {
+        Work::Tokenizer(_) | Work::Corpus(_) if group.is_some_and(|group| !group.is_alone()) => Err(Error::Config {
+            problem: format!("phase `{}` prepares data: it has one rank", assignment.phase),
+            cure: "start one worker for it".into(),
+        }),
         Work::Tokenizer(config) => data::execute(assignment, stop, ArtifactKind::Tokenizer, |context| {
             stages::tokenizer::run(config, output, context)
         }),
@@ -52,7 +59,7 @@ pub fn run(assignment: &Assignment, stop: &Stop) -> Result<()> {
             pretrain,
             architecture,
             precision,
-        } => pretrain::run(assignment, pretrain, architecture, *precision, stop),
+        } => pretrain::run(assignment, pretrain, architecture, *precision, group, stop),
     }
 }
 
@@ -116,11 +123,12 @@ struct Context<'a> {
     seed: u64,
     threads: usize,
     stop: &'a Stop,
-    reporter: &'a Reporter,
+    /// None of a rank other than 0.
+    reporter: Option<&'a Reporter>,
 }
 
 impl<'a> Context<'a> {
-    fn new(assignment: &Assignment, stop: &'a Stop, reporter: &'a Reporter) -> Self {
+    fn new(assignment: &Assignment, stop: &'a Stop, reporter: Option<&'a Reporter>) -> Self {
         Self {
             seed: assignment.seed,
             threads: threads(assignment),
@@ -148,11 +156,15 @@ impl PhaseContext for Context<'_> {
     }
 
     fn progress(&self, progress: Progress) {
-        self.reporter.progress(progress);
+        if let Some(reporter) = self.reporter {
+            reporter.progress(progress);
+        }
     }
 
     fn event(&self, kind: EventKind, step: Option<u64>, message: String) {
-        self.reporter.event(kind, step, message);
+        if let Some(reporter) = self.reporter {
+            reporter.event(kind, step, message);
+        }
     }
 
     fn stop_requested(&self) -> bool {

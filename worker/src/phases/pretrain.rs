@@ -1,10 +1,11 @@
 //! Pre-training: the loop around [`Trainer::step`].
 
+use super::inputs::{check, static_files};
 use super::numerics;
 use super::validate::{HeldOut, Validated, validate};
 use super::{Context, close, commit, input, reporter, threads};
 use crate::Stop;
-use crate::checkpoint::store::{Checkpoint, Store};
+use crate::checkpoint::store::{self, Checkpoint, Store};
 use crate::context::PhaseContext;
 use crate::data::shard::Rows;
 use crate::data::vocabulary::Vocabulary;
@@ -12,12 +13,13 @@ use crate::error::{Error, Result};
 use crate::generate::{Generator, Sampling};
 use crate::model::layout::FfnIds;
 use crate::model::{BalanceScope, BatchDims, Model, Recipe, Storage};
+use crate::parallel::{Group, Tcp};
 use crate::report::Reporter;
 use crate::train::checkpoint::{self, Position, StaticFiles};
 use crate::train::data::RowOrder;
 use crate::train::{StepReport, StepSettings, Trainer, init, schedule};
 use fathom_kernels::formats::Bf16;
-use fathom_kernels::{Cpu, Kernels};
+use fathom_kernels::{Comm, Cpu, Kernels};
 use fathom_spec::architecture::Architecture;
 use fathom_spec::artifact::ArtifactKind;
 use fathom_spec::assignment::Assignment;
@@ -26,7 +28,9 @@ use fathom_spec::quantity::{Milestone, Tokens};
 use fathom_spec::record::{EventKind, Matrix, MetricBatch, Progress};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,14 +42,34 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(10);
 const SAMPLES: usize = 3;
 /// Tokens of each sample's prompt and continuation.
 const SAMPLE_TOKENS: (usize, usize) = (16, 48);
-/// Files of a tokenizer artifact that a model directory carries.
-const TOKENIZER_FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
 
 /// Executes the phase.
 ///
 /// # Errors
 /// As [`super::run`].
-pub fn run(assignment: &Assignment, pretrain: &Pretrain, architecture: &Architecture, precision: Precision, stop: &Stop) -> Result<()> {
+pub fn run(
+    assignment: &Assignment,
+    pretrain: &Pretrain,
+    architecture: &Architecture,
+    precision: Precision,
+    group: Option<&Group>,
+    stop: &Stop,
+) -> Result<()> {
+    let key = format!("{}/{}/{}", assignment.run, assignment.phase, assignment.attempt);
+    let connect = || match group {
+        Some(group) => group.connect(key, &|| stop.requested()),
+        None => Ok(Tcp::alone()),
+    };
+    let job = Job {
+        assignment,
+        pretrain,
+        architecture,
+        precision,
+    };
+    if group.is_some_and(|group| group.rank > 0) {
+        let context = Context::new(assignment, stop, None);
+        return connect().and_then(|comm| execute(job, comm, &context, None).1);
+    }
     let mut store = Store::open(&Path::new(&assignment.output).join(CHECKPOINTS))?;
     let mut rejected = Vec::new();
     let newest = store.newest_valid(|path, corruption| rejected.push((path.to_path_buf(), corruption.to_string())))?;
@@ -58,56 +82,62 @@ pub fn run(assignment: &Assignment, pretrain: &Pretrain, architecture: &Architec
         eprintln!("{message}");
         reporter.event(EventKind::CheckpointRejected, None, message);
     }
-    let context = Context::new(assignment, stop, &reporter);
-    let setup = Setup {
-        assignment,
-        pretrain,
-        architecture,
-        precision,
-        context: &context,
+    let context = Context::new(assignment, stop, Some(&reporter));
+    let lead = Lead {
         reporter: &reporter,
         store,
-        newest: newest.as_ref(),
+        newest,
     };
-    let (step, outcome) = match precision {
-        Precision::F32 => execute::<f32>(setup),
-        Precision::Bf16 | Precision::Fp8 => execute::<Bf16>(setup),
+    let (step, outcome) = match connect() {
+        Ok(comm) => execute(job, comm, &context, Some(lead)),
+        Err(error) => (None, Err(error)),
     };
     close(reporter, step, &outcome);
     outcome
 }
 
-/// What a run is made of.
-struct Setup<'a> {
+/// What is to be done.
+#[derive(Clone, Copy)]
+struct Job<'a> {
     assignment: &'a Assignment,
     pretrain: &'a Pretrain,
     architecture: &'a Architecture,
     precision: Precision,
-    context: &'a Context<'a>,
-    reporter: &'a Reporter,
-    store: Store,
-    newest: Option<&'a Checkpoint>,
 }
 
-/// Trains with activations of one type; returns the last step too.
-fn execute<A: Storage>(setup: Setup<'_>) -> (Option<u64>, Result<()>) {
-    let newest = setup.newest;
-    let kernels = Cpu::new(threads(setup.assignment));
-    let mut run = match Run::<_, A>::new(kernels, setup) {
+/// What rank 0 alone has: it reports and writes.
+struct Lead<'a> {
+    reporter: &'a Reporter,
+    store: Store,
+    /// The checkpoint that training goes on from.
+    newest: Option<Checkpoint>,
+}
+
+/// Trains with activations of the precision's type; returns the last step too.
+fn execute(job: Job<'_>, comm: Tcp, context: &Context<'_>, lead: Option<Lead<'_>>) -> (Option<u64>, Result<()>) {
+    match job.precision {
+        Precision::F32 => execute_in::<f32>(job, comm, context, lead),
+        Precision::Bf16 | Precision::Fp8 => execute_in::<Bf16>(job, comm, context, lead),
+    }
+}
+
+fn execute_in<A: Storage>(job: Job<'_>, comm: Tcp, context: &Context<'_>, lead: Option<Lead<'_>>) -> (Option<u64>, Result<()>) {
+    let kernels = Cpu::new(threads(job.assignment));
+    let mut run = match Run::<_, A, _>::new(kernels, comm, job, context, lead) {
         Ok(run) => run,
         Err(error) => return (None, Err(error)),
     };
-    let outcome = run.resume(newest).and_then(|()| run.train());
+    let outcome = run.resume().and_then(|()| run.train());
     (Some(run.position.step), outcome)
 }
 
 /// A phase under way.
-struct Run<'a, K: Kernels, A: Storage> {
+struct Run<'a, K: Kernels, A: Storage, C> {
     assignment: &'a Assignment,
     pretrain: &'a Pretrain,
     context: &'a Context<'a>,
-    reporter: &'a Reporter,
-    store: Store,
+    lead: Option<Lead<'a>>,
+    comm: C,
     trainer: Trainer<K, A>,
     rows: Rows,
     order: RowOrder,
@@ -129,18 +159,14 @@ struct Speed {
     seconds: f64,
 }
 
-impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
-    fn new(kernels: K, setup: Setup<'a>) -> Result<Self> {
-        let Setup {
+impl<'a, K: Kernels, A: Storage, C: Comm<K, Error = Error>> Run<'a, K, A, C> {
+    fn new(kernels: K, comm: C, job: Job<'a>, context: &'a Context<'a>, lead: Option<Lead<'a>>) -> Result<Self> {
+        let Job {
             assignment,
             pretrain,
             architecture,
             precision,
-            context,
-            reporter,
-            store,
-            newest: _,
-        } = setup;
+        } = job;
         let corpus = input(assignment, ArtifactKind::Corpus)?;
         let tokenizer = input(assignment, ArtifactKind::Tokenizer)?;
         let (rows, validation) = (Rows::open(&corpus.join("train"))?, HeldOut::open(&corpus)?);
@@ -167,8 +193,8 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
             assignment,
             pretrain,
             context,
-            reporter,
-            store,
+            lead,
+            comm,
             trainer: match pretrain.ema {
                 Some(Ema { decay }) => trainer.with_ema(decay),
                 None => trainer,
@@ -189,18 +215,34 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         })
     }
 
-    /// Continues from a checkpoint.
-    fn resume(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
+    /// Continues from the checkpoint that rank 0 has found; the others read the same one.
+    fn resume(&mut self) -> Result<()> {
+        let newest = self.lead.as_mut().and_then(|lead| lead.newest.take());
+        let name = newest.as_ref().map_or(&b""[..], |newest| newest.path.as_os_str().as_bytes());
+        let name = self.comm.all_gather(name)?.swap_remove(0);
+        let checkpoint = match newest {
+            None if !name.is_empty() => Some(open(Path::new(OsStr::from_bytes(&name)))?),
+            newest => newest,
+        };
         if let Some(checkpoint) = checkpoint {
-            self.position = checkpoint::load(&mut self.trainer, checkpoint, &self.assignment.key)?;
+            self.position = checkpoint::load(&mut self.trainer, &checkpoint, &self.assignment.key)?;
         }
         Ok(())
+    }
+
+    /// Whether a rank is asked to stop: then all do, before the same step.
+    fn all_stop(&mut self) -> Result<bool> {
+        let asked = self.comm.all_gather(&[u8::from(self.context.stop_requested())])?;
+        Ok(asked.iter().any(|asked| *asked == [1]))
     }
 
     fn train(&mut self) -> Result<()> {
         let total = self.pretrain.tokens;
         self.progress("training");
         while self.position.tokens < total.0 {
+            if self.all_stop()? {
+                return self.stop();
+            }
             let before = self.position.tokens;
             let started = Instant::now();
             let Some((report, settings)) = self.step()? else {
@@ -236,8 +278,20 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         let (pretrain, total) = (self.pretrain, self.pretrain.tokens);
         let sequences = u64::from(schedule::batch_sequences(&pretrain.batch, Tokens(self.position.tokens), total));
         let row_tokens = self.rows.row_tokens();
-        let mut rows = vec![0; sequences as usize * row_tokens];
-        for (index, row) in (0..).zip(rows.chunks_exact_mut(row_tokens)) {
+        let (rank, ranks) = (self.comm.rank() as u64, self.comm.size() as u64);
+        let unit = u64::from(pretrain.batch.micro_batch) * ranks;
+        if !sequences.is_multiple_of(unit) {
+            return Err(Error::Config {
+                problem: format!(
+                    "a batch of {sequences} sequences does not part into micro-batches of {} for {ranks} ranks",
+                    pretrain.batch.micro_batch
+                ),
+                cure: "make batch.sequences a multiple of microBatch times parallelism.data, without a ramp".into(),
+            });
+        }
+        let share = sequences / ranks;
+        let mut rows = vec![0; share as usize * row_tokens];
+        for (index, row) in (rank * share..).zip(rows.chunks_exact_mut(row_tokens)) {
             self.rows.read(self.order.row(self.position.sequences + index), row)?;
         }
         let seen = Tokens(self.position.tokens + sequences * (row_tokens as u64 - 1));
@@ -248,8 +302,10 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
             bias_update_speed: schedule::bias_update_speed(&pretrain.balance, seen, total),
             bias_centered: pretrain.balance.centered,
         };
-        let interrupted = || self.context.stop_requested();
-        let Some(report) = self.trainer.step(self.position.step + 1, &rows, settings, &interrupted) else {
+        // Several ranks stop between steps, where they can agree on it.
+        let interrupted = || ranks == 1 && self.context.stop_requested();
+        let step = self.position.step + 1;
+        let Some(report) = self.trainer.step_among(&mut self.comm, step, &rows, settings, &interrupted)? else {
             return Ok(None);
         };
         self.position.step += 1;
@@ -258,7 +314,11 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         Ok(Some((report, settings)))
     }
 
+    /// By rank 0; the others wait for it at the next step.
     fn validate(&mut self, limit: usize) -> Result<Option<Validated>> {
+        if self.lead.is_none() {
+            return Ok(None);
+        }
         validate(&mut self.trainer, &self.validation, limit, &self.token_bytes, self.context)
     }
 
@@ -269,6 +329,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
 
     /// One batch of metrics for the step that just ended.
     fn report(&self, report: &StepReport, settings: StepSettings, before: u64, seconds: f64, validation: Option<&Validated>) {
+        let Some(Lead { reporter, .. }) = self.lead else { return };
         let tokens = self.position.tokens - before;
         let violations = report.max_violations();
         let mean = violations.iter().sum::<f64>() / violations.len().max(1) as f64;
@@ -305,7 +366,7 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
             matrices.extend(numerics::matrices(&report.numerics));
         }
         let matrices = matrices.into_iter().map(|(name, matrix)| (name.to_owned(), matrix));
-        self.reporter.metrics(MetricBatch {
+        reporter.metrics(MetricBatch {
             step: self.position.step,
             tokens: self.position.tokens,
             scalars,
@@ -353,20 +414,23 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
         });
     }
 
-    /// Commits a checkpoint of the current position; one of the same step (a resume after the last step) is replaced.
-    fn checkpoint(&mut self) -> Result<PathBuf> {
+    /// Commits a checkpoint of the current position; one of the same step (a resume after the last step) is replaced. Nothing but for rank 0.
+    fn checkpoint(&mut self) -> Result<Option<PathBuf>> {
+        let Some(Lead { reporter, store, .. }) = &mut self.lead else {
+            return Ok(None);
+        };
         // No record of a step that the checkpoint contains may be lost, or the step would be missing after a crash.
-        if let Err(error) = self.reporter.flush(FLUSH_DEADLINE) {
+        if let Err(error) = reporter.flush(FLUSH_DEADLINE) {
             eprintln!("checkpointing although {error}");
         }
-        let checkpoint = checkpoint::save(&mut self.store, &mut self.trainer, &self.position, &self.files)?;
-        self.store.retain(self.pretrain.checkpoint.keep as usize)?;
-        self.reporter.event(
+        let checkpoint = checkpoint::save(store, &mut self.trainer, &self.position, &self.files)?;
+        store.retain(self.pretrain.checkpoint.keep as usize)?;
+        reporter.event(
             EventKind::CheckpointCommitted,
             Some(self.position.step),
             format!("checkpoint of step {} in {}", self.position.step, checkpoint.path.display()),
         );
-        Ok(checkpoint.path)
+        Ok(Some(checkpoint.path))
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -378,7 +442,9 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
 
     /// The last checkpoint becomes the artifact.
     fn finish(&mut self) -> Result<()> {
-        let checkpoint = self.checkpoint()?;
+        let Some(checkpoint) = self.checkpoint()? else {
+            return Ok(());
+        };
         if self.validated.is_none() {
             // An earlier process made the last step, or was asked to stop while it validated.
             self.validated = self.validate_all()?;
@@ -446,6 +512,15 @@ impl<'a, K: Kernels, A: Storage> Run<'a, K, A> {
     }
 }
 
+/// The checkpoint that rank 0 has chosen, and verified.
+fn open(path: &Path) -> Result<Checkpoint> {
+    store::read(path).map_err(|corruption| Error::Data {
+        place: path.display().to_string(),
+        problem: format!("the checkpoint that rank 0 resumes from cannot be read here ({corruption})"),
+        cure: "let all ranks share the output directory".into(),
+    })
+}
+
 /// Removes the files that an interrupted [`Run::finish`] left; the checkpoints' directory begins with a dot and stays.
 fn clear(output: &Path) -> Result<()> {
     for entry in fs::read_dir(output).map_err(Error::io("list", output))? {
@@ -492,61 +567,6 @@ pub(super) fn matrix(rows: Vec<Vec<f32>>) -> Matrix {
         columns: rows.first().map_or(0, Vec::len),
         values: rows.into_iter().flatten().collect(),
     }
-}
-
-/// Whether the corpus can train this model.
-fn check(corpus: &Path, rows: &Rows, vocabulary: &Vocabulary, architecture: &Architecture) -> Result<()> {
-    let data = |problem: String, cure: &str| {
-        Err(Error::Data {
-            place: corpus.display().to_string(),
-            problem,
-            cure: cure.into(),
-        })
-    };
-    if rows.is_empty() {
-        return data(
-            "there is not one full row of tokens".into(),
-            "give the corpus phase more text, or a shorter sequenceLength",
-        );
-    }
-    if vocabulary.size() > architecture.vocab_size {
-        let problem = format!(
-            "its tokenizer has {} tokens, the model {}",
-            vocabulary.size(),
-            architecture.vocab_size
-        );
-        return data(problem, "use a tokenizer with at most as many tokens as the model's vocab_size");
-    }
-    let length = rows.row_tokens() - 1;
-    if length > architecture.max_position_embeddings as usize {
-        let problem = format!(
-            "rows of {length} tokens, but the model's max_position_embeddings is {}",
-            architecture.max_position_embeddings
-        );
-        return data(problem, "use a shorter sequenceLength");
-    }
-    if length <= architecture.num_nextn_predict_layers as usize {
-        let problem = format!("rows of {length} tokens for MTP depth {}", architecture.num_nextn_predict_layers);
-        return data(problem, "use a longer sequenceLength");
-    }
-    Ok(())
-}
-
-/// `config.json` and the tokenizer's files.
-fn static_files(architecture: &Architecture, tokenizer: &Path, vocabulary: &Vocabulary) -> Result<StaticFiles> {
-    let config = architecture.to_config_json(vocabulary.begin(), vocabulary.end(), "float32");
-    // A JSON value always has a textual form.
-    let mut files = vec![(
-        "config.json".to_owned(),
-        serde_json::to_vec_pretty(&config).expect("a JSON value serialises"),
-    )];
-    for name in TOKENIZER_FILES {
-        let path = tokenizer.join(name);
-        if path.exists() {
-            files.push((name.to_owned(), fs::read(&path).map_err(Error::io("read", &path))?));
-        }
-    }
-    Ok(StaticFiles { files })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Rows of tokens from the host into a batch on the device.
 
 use crate::model::{Batch, BatchDims};
+use bytemuck::cast_slice;
 use fathom_kernels::Kernels;
 
 /// Fills a batch from B rows of S + 1 tokens.
@@ -14,13 +15,14 @@ pub fn load<K: Kernels>(k: &K, batch: &mut Batch<K>, rows: &[u32]) {
         sequences * (length + 1),
         "a batch is {sequences} rows of {length} + 1 tokens"
     );
-    let shifted = |by: usize, until: usize| rows.chunks_exact(length + 1).flat_map(move |row| &row[by..until]).copied();
-    let targets = |by: usize| shifted(by, length + 1).map(u32::cast_signed).collect::<Vec<i32>>();
-    k.upload(&mut batch.tokens, 0, &shifted(0, length).collect::<Vec<u32>>());
-    k.upload(&mut batch.targets, 0, &targets(1));
-    for (depth, (tokens_k, targets_k)) in (1..).zip(&mut batch.shifted) {
-        k.upload(tokens_k, 0, &shifted(depth, length).collect::<Vec<u32>>());
-        k.upload(targets_k, 0, &targets(depth + 1));
+    for (sequence, row) in rows.chunks_exact(length + 1).enumerate() {
+        k.upload(&mut batch.tokens, sequence * length, &row[..length]);
+        k.upload(&mut batch.targets, sequence * length, cast_slice(&row[1..]));
+        for (depth, (tokens, targets)) in (1..).zip(&mut batch.shifted) {
+            let start = sequence * (length - depth);
+            k.upload(tokens, start, &row[depth..length]);
+            k.upload(targets, start, cast_slice(&row[depth + 1..]));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod ema;
 pub mod init;
 pub mod parts;
 pub mod schedule;
+mod sums;
 mod trainer;
 
 pub use trainer::{StepReport, StepSettings, Trainer, max_violations};

@@ -2,11 +2,12 @@
 
 use super::batch;
 use super::ema::{self, Ema};
-use crate::model::layout::{FfnIds, Role, TensorId};
-use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Numerics, Storage, Weights};
-use fathom_kernels::Kernels;
+use super::sums::{LossSums, Passes, Sums, download, tree};
+use crate::model::layout::{FfnIds, Role};
+use crate::model::{Activations, Batch, BatchDims, LossScales, MAX_MTP_DEPTH, Model, Numerics, Storage, TensorClass, Weights};
 use fathom_kernels::dims::AdamW;
 use fathom_kernels::formats::Statistics;
+use fathom_kernels::{Alone, Comm, Kernels};
 use fathom_spec::manifest::Optimizer;
 
 /// What a step is told by the schedules.
@@ -91,27 +92,12 @@ pub struct Trainer<K: Kernels, A: Storage = f32> {
     micro: BatchDims,
     acts: Activations<K, A>,
     batch: Batch<K>,
+    /// Values on their way from the device.
+    host: Vec<f32>,
     /// As an update leaves them.
     gradients_are_zero: bool,
-}
-
-/// Sums of a pass, in nats; `balance` over sequences and layers.
-#[derive(Default)]
-struct LossSums {
-    main: f64,
-    mtp: [f64; MAX_MTP_DEPTH],
-    balance: f64,
-}
-
-impl LossSums {
-    fn add<K: Kernels, A: Storage>(&mut self, model: &Model<K, A>, acts: &Activations<K, A>) {
-        let k = &model.kernels;
-        self.main += sum(k, &acts.nll);
-        for (index, total) in self.mtp.iter_mut().enumerate().take(model.layout.mtp.len()) {
-            *total += sum(k, acts.mtp_nll(index));
-        }
-        self.balance += acts.moe_layers().map(|moe| sum(k, &moe.balance_loss)).sum::<f64>();
-    }
+    /// Gradients of micro-batches that wait to be added, zero between steps.
+    waiting: Vec<Weights<K>>,
 }
 
 impl<K: Kernels, A: Storage> Trainer<K, A> {
@@ -130,7 +116,9 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             micro,
             acts,
             batch,
+            host: Vec::new(),
             gradients_are_zero: false,
+            waiting: Vec::new(),
         };
         trainer.refresh();
         trainer
@@ -162,21 +150,54 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
     /// # Panics
     /// If the batch is empty or not a whole number of micro-batches.
     pub fn step(&mut self, step: u64, rows: &[u32], settings: StepSettings, interrupted: &(dyn Fn() -> bool + Sync)) -> Option<StepReport> {
-        let report = self.accumulate(rows, settings, interrupted)?;
+        let Ok(report) = self.step_among(&mut Alone, step, rows, settings, interrupted);
+        report
+    }
+
+    /// As [`Trainer::step`], with `rows` this rank's part of the global batch: the ranks have equal parts, in their order. All of them take the same step, to the bit, and
+    /// the same as one rank with all rows would. What `interrupted` says must be the same on all.
+    ///
+    /// # Errors
+    /// Those of `comm`.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn step_among<C: Comm<K>>(
+        &mut self,
+        comm: &mut C,
+        step: u64,
+        rows: &[u32],
+        settings: StepSettings,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<StepReport>, C::Error> {
+        let Some(report) = self.accumulate_among(comm, rows, settings, interrupted)? else {
+            return Ok(None);
+        };
         if report.finite_quantities().iter().all(|(_, value)| value.is_finite()) {
             self.update(step, report.gradient_norm, settings);
         }
-        Some(report)
+        Ok(Some(report))
     }
 
     /// Gradients of a global batch, left in `model.gradients`.
     pub fn accumulate(&mut self, rows: &[u32], settings: StepSettings, interrupted: &(dyn Fn() -> bool + Sync)) -> Option<StepReport> {
+        let Ok(report) = self.accumulate_among(&mut Alone, rows, settings, interrupted);
+        report
+    }
+
+    fn accumulate_among<C: Comm<K>>(
+        &mut self,
+        comm: &mut C,
+        rows: &[u32],
+        settings: StepSettings,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<StepReport>, C::Error> {
         let micro_tokens = self.micro.sequences * (self.micro.length + 1);
         assert!(
             !rows.is_empty() && rows.len().is_multiple_of(micro_tokens),
             "a global batch is a whole number of micro-batches"
         );
-        let sequences = rows.len() / (self.micro.length + 1);
+        let sequences = rows.len() / (self.micro.length + 1) * comm.size();
         let scales = self.loss_scales(sequences, settings);
         if !std::mem::take(&mut self.gradients_are_zero) {
             self.model.zero_gradients();
@@ -185,27 +206,83 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             self.model.kernels.fill(&mut moe.counts, 0);
         }
         let mut gradients = std::mem::replace(&mut self.model.gradients, Weights::empty());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        // The depth of the tree.
+        while waiting.len() < (rows.len() / micro_tokens).ilog2() as usize {
+            waiting.push(Weights::zeros_like_trainable(&self.model.kernels, &self.model.layout));
+        }
         let Self {
-            model, acts, batch, ema, ..
+            model,
+            acts,
+            batch,
+            ema,
+            host,
+            ..
         } = self;
         let model = &*model;
         let sums = ema::beside(ema.as_mut(), model, || {
             model.kernels.scope(|| {
-                let mut sums = LossSums::default();
-                for micro in rows.chunks_exact(micro_tokens) {
+                let pass = |gradients: &mut Weights<K>, micro: &[u32]| {
                     if interrupted() {
                         return None;
                     }
                     batch::load(&model.kernels, batch, micro);
                     model.forward(acts, batch, true);
-                    model.backward(&mut gradients, acts, batch, scales);
-                    sums.add(model, acts);
-                }
-                Some(sums)
+                    model.backward(gradients, acts, batch, scales);
+                    Some(LossSums::of(model, acts, host))
+                };
+                let mut passes = Passes {
+                    micro_tokens,
+                    pass,
+                    layout: &model.layout,
+                };
+                passes.run(&model.kernels, rows, &mut gradients, &mut waiting)
             })
         });
         self.model.gradients = gradients;
-        Some(self.report(&sums?, sequences, settings))
+        let Some(sums) = sums else {
+            // What waited is not zero, and is given up.
+            return Ok(None);
+        };
+        self.waiting = waiting;
+        let sums = Sums {
+            losses: sums,
+            expert_counts: self
+                .acts
+                .moe_layers()
+                .map(|moe| download(&self.model.kernels, &moe.counts))
+                .collect(),
+            numerics: self.acts.numerics.take(&self.model.kernels),
+        };
+        let sums = self.add_ranks(comm, sums)?;
+        Ok(Some(self.report(sums, sequences, settings)))
+    }
+
+    /// Adds up gradients and sums over the ranks.
+    fn add_ranks<C: Comm<K>>(&mut self, comm: &mut C, mut sums: Sums) -> Result<Sums, C::Error> {
+        if comm.size() == 1 {
+            return Ok(sums);
+        }
+        let Model { kernels, gradients, .. } = &mut self.model;
+        comm.all_reduce(kernels, &mut gradients.buffers_mut())?;
+        if comm.rank() > 0 {
+            // All ranks quantise the weights alike: those of one count.
+            for layer in &mut sums.numerics {
+                layer[TensorClass::AttentionWeight as usize] = Statistics::default();
+                layer[TensorClass::FfnWeight as usize] = Statistics::default();
+            }
+        }
+        let all = comm
+            .all_gather(&sums.bytes())?
+            .into_iter()
+            .map(|bytes| sums.parse(&bytes))
+            .collect();
+        let sums = tree(all, Sums::add);
+        // Those of all ranks: the routing biases follow from them.
+        for (moe, counts) in self.acts.moe_layers_mut().zip(&sums.expert_counts) {
+            self.model.kernels.upload(&mut moe.counts, 0, counts);
+        }
+        Ok(sums)
     }
 
     fn loss_scales(&self, sequences: usize, settings: StepSettings) -> LossScales {
@@ -227,7 +304,12 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         sequences / self.micro.sequences * self.model.recipe.balance_parts(self.micro)
     }
 
-    fn report(&mut self, sums: &LossSums, sequences: usize, settings: StepSettings) -> StepReport {
+    fn report(&self, sums: Sums, sequences: usize, settings: StepSettings) -> StepReport {
+        let Sums {
+            losses: sums,
+            expert_counts,
+            numerics,
+        } = sums;
         let depth = self.model.layout.mtp.len();
         let main_loss = sums.main / (sequences * self.micro.length) as f64;
         let mtp_losses: Vec<_> = (0..depth)
@@ -239,15 +321,14 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
         } else {
             mtp_losses.iter().sum::<f64>() / depth as f64
         };
-        let k = &self.model.kernels;
         StepReport {
             main_loss,
             mtp_losses,
             balance_loss,
             total_loss: main_loss + settings.mtp_weight * mtp_mean + settings.balance_weight * balance_loss,
             gradient_norm: self.model.gradient_norm(),
-            expert_counts: self.acts.moe_layers().map(|moe| download(k, &moe.counts)).collect(),
-            numerics: self.acts.numerics.take(k),
+            expert_counts,
+            numerics,
         }
     }
 
@@ -292,14 +373,11 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
             }
         });
         self.gradients_are_zero = true;
-        let biases: Vec<TensorId> = layout
-            .all_blocks()
-            .filter_map(|block| match &block.ffn {
-                FfnIds::Moe(moe) => Some(moe.bias),
-                FfnIds::Dense(_) => None,
-            })
-            .collect();
-        for (bias, moe) in biases.into_iter().zip(self.acts.moe_layers()) {
+        let biases = layout.all_blocks().filter_map(|block| match &block.ffn {
+            FfnIds::Moe(moe) => Some(moe.bias),
+            FfnIds::Dense(_) => None,
+        });
+        for (bias, moe) in biases.zip(self.acts.moe_layers()) {
             kernels.update_bias(
                 weights.update(bias).0,
                 &moe.counts,
@@ -385,15 +463,4 @@ impl<K: Kernels, A: Storage> Trainer<K, A> {
     pub const fn activations(&self) -> &Activations<K, A> {
         &self.acts
     }
-}
-
-/// Copies a whole buffer to the host.
-fn download<K: Kernels, T: fathom_kernels::Element>(k: &K, buffer: &K::Buffer<T>) -> Vec<T> {
-    let mut values = vec![T::default(); k.len(buffer)];
-    k.download(&mut values, buffer, 0);
-    values
-}
-
-fn sum<K: Kernels>(k: &K, buffer: &K::Buffer<f32>) -> f64 {
-    download(k, buffer).iter().map(|&value| f64::from(value)).sum()
 }
