@@ -81,14 +81,12 @@ thread_local! {
 /// # Safety
 /// The machine has the tiles and the features; operands and C hold the product, C holds the block, and no other task writes to it.
 pub unsafe fn run(product: &Product<'_>, task: Task) {
-    let mut workspace = WORKSPACE.take();
     // SAFETY: passed on from the caller.
-    unsafe {
+    WORKSPACE.with_borrow_mut(|workspace| unsafe {
         amx::configure();
-        compute(product, task, &mut workspace);
+        compute(product, task, workspace);
         amx::release();
-    }
-    WORKSPACE.set(workspace);
+    });
 }
 
 /// Where sums are kept.
