@@ -29,7 +29,7 @@ train: training speed on random tokens: forward, backward, clip, AdamW, bias upd
 proxy: the manifest xtask/bench/proxy.yaml trained in several ways; the smoothed losses of each beside the first, and the experts'
 load on each source
   --tokens N            Tokens of each run (default: 20M)
-  --variants A,B,...    Of bf16, fp8, no-mtp, sequence and batch (default: bf16,fp8)
+  --variants A,B,...    Of bf16, twin, fp8, no-mtp, sequence and batch (default: bf16,fp8)
   --dir DIR             Where the jobs are; finished ones are not run again (default: target/proxy)
   --picture FILE        Draw the curves, as SVG
   --load-picture FILE   Draw the load of every expert of the first and the last MoE layer on each source, as SVG
