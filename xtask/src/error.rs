@@ -37,6 +37,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A process of the cluster ended or does not do its work.
+    Daemon {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+        /// Where it writes.
+        log: PathBuf,
+        /// The last lines of that.
+        tail: String,
+    },
     /// Rules of the repository that do not hold, one per line.
     Rules(Vec<String>),
     /// Steps of `test` that failed, by name.
@@ -52,6 +63,9 @@ impl std::fmt::Display for Error {
             Error::Failed { command, status } => write!(f, "`{command}` failed: {status}"),
             Error::File { path, source } => write!(f, "{}: {source}", path.display()),
             Error::Output { command, problem } => write!(f, "`{command}`: {problem}"),
+            Error::Daemon { name, problem, log, tail } => {
+                write!(f, "{name} {problem}; the end of its log, {}:\n{tail}", log.display())
+            }
             Error::Rules(problems) => {
                 writeln!(f, "{} problem(s):", problems.len())?;
                 f.write_str(&problems.join("\n"))

@@ -2,10 +2,13 @@
 //! dependency, so it compiles in seconds.
 
 mod bench;
+mod cluster;
 mod database;
 mod error;
 mod foreign;
 mod generate;
+mod image;
+mod needs;
 mod process;
 mod quickstart;
 mod test;
@@ -27,6 +30,8 @@ Commands:
   tidy                  Crate edges, sources, licences of exceptions: what the compiler does not check
   gen [--check]         Rewrite the generated files that are committed; --check only compares
   bench train|history   Measure training speed, or the history; `cargo xtask bench --help` lists the options
+  cluster up|down|...   A real Kubernetes on this machine; `cargo xtask cluster` lists what it can
+  image                 Make the image of Fathom and load it into the cluster; `cargo xtask image --help` lists the options
   help                  This text
 
 Environment:
@@ -54,12 +59,17 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode, Error> {
         Some((command, rest)) => (command.as_str(), rest),
         None => ("help", arguments),
     };
-    if matches!(command, "help" | "-h" | "--help") || (command != "bench" && wants_help(rest)) {
+    if matches!(command, "help" | "-h" | "--help") || (!matches!(command, "bench" | "cluster" | "image") && wants_help(rest)) {
         print!("{HELP}");
         return Ok(ExitCode::SUCCESS);
     }
     let context = Context::from_environment()?;
-    context.claim_target()?;
+    match command {
+        // Nothing of these has to be built by cargo, or they build it themselves.
+        "cluster" => return cluster::run(&context, rest),
+        "image" => return image::run(&context, rest),
+        _ => context.claim_target()?,
+    }
     match command {
         "quickstart" => quickstart::run(&context, rest),
         "test" => test::run(&context, flag(rest, "--python")?).map(|()| ExitCode::SUCCESS),
@@ -73,7 +83,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode, Error> {
         "gen" => generate::run(&context, flag(rest, "--check")?).map(|()| ExitCode::SUCCESS),
         "bench" => bench::run(&context, rest).map(|()| ExitCode::SUCCESS),
         unknown => Err(Error::Usage(format!(
-            "unknown command `{unknown}`; expected quickstart, test, tidy, gen or bench"
+            "unknown command `{unknown}`; expected quickstart, test, tidy, gen, bench, cluster or image"
         ))),
     }
 }

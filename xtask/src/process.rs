@@ -1,6 +1,7 @@
 //! Where things are, and how other programs are run.
 
 use crate::error::Error;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -166,6 +167,38 @@ pub fn output(command: &mut Command) -> Result<String, Error> {
     })
 }
 
+/// The SHA-256 of bytes, in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> Result<String, Error> {
+    let mut command = Command::new("sha256sum");
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().map_err(|source| start_error(&command, source))?;
+    // It prints nothing before it has read everything.
+    let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(bytes));
+    let output = child.wait_with_output().map_err(|source| start_error(&command, source))?;
+    written.map_err(|source| start_error(&command, source))?;
+    digest_of(&command, &String::from_utf8_lossy(&output.stdout))
+}
+
+/// The SHA-256 of a file, in hexadecimal digits.
+pub fn sha256_of_file(path: &Path) -> Result<String, Error> {
+    let mut command = Command::new("sha256sum");
+    command.arg("--").arg(path);
+    let printed = output(&mut command)?;
+    digest_of(&command, &printed)
+}
+
+/// The first word of what `sha256sum` prints; it puts a backslash before it where the file's name has one.
+fn digest_of(command: &Command, printed: &str) -> Result<String, Error> {
+    let digest = printed.split_whitespace().next().unwrap_or_default().trim_start_matches('\\');
+    if digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(digest.to_string());
+    }
+    Err(Error::Output {
+        command: display(command),
+        problem: format!("`{}` is no SHA-256", printed.trim()),
+    })
+}
+
 /// The error of a program that could not be started.
 pub fn start_error(command: &Command, source: std::io::Error) -> Error {
     Error::Start {
@@ -176,8 +209,12 @@ pub fn start_error(command: &Command, source: std::io::Error) -> Error {
 
 /// Whether a program can be run at all, with an argument that makes it end at once.
 pub fn works(program: impl AsRef<std::ffi::OsStr>, argument: &str) -> bool {
-    Command::new(program)
-        .arg(argument)
+    succeeds(Command::new(program).arg(argument))
+}
+
+/// Whether a program that says nothing to anybody ends well.
+pub fn succeeds(command: &mut Command) -> bool {
+    command
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -209,6 +246,15 @@ mod tests {
         assert!(error.contains("`false now` failed"), "{error}");
         let error = output(&mut Command::new("no-such-program-anywhere")).unwrap_err().to_string();
         assert!(error.contains("could not be started"), "{error}");
+    }
+
+    #[test]
+    fn a_digest_is_that_of_the_bytes() {
+        assert_eq!(
+            sha256(b"abc").unwrap(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert!(digest_of(&Command::new("sha256sum"), "no digest").is_err());
     }
 
     #[test]

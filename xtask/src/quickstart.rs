@@ -1,20 +1,10 @@
 //! `cargo xtask quickstart`: from a fresh clone to a trained model.
 
 use crate::error::Error;
+use crate::needs::{self, Need};
 use crate::process::{self, Context};
 use crate::web;
-use std::path::Path;
 use std::process::{Command, ExitCode};
-
-/// What the build needs beyond the Rust toolchain.
-struct Need {
-    /// What it is, for people.
-    what: &'static str,
-    /// Debian packages that provide it.
-    debian: &'static [&'static str],
-    /// What to do elsewhere.
-    elsewhere: &'static str,
-}
 
 /// rustc links through the C compiler, and the crates `zstd-sys` and `blake3` compile C and assembly: nothing else is needed.
 const COMPILER: Need = Need {
@@ -25,27 +15,27 @@ const COMPILER: Need = Need {
 
 /// Builds the release binary and runs the quickstart manifest; the exit code is that of `fathom run`.
 pub fn run(context: &Context, arguments: &[String]) -> Result<ExitCode, Error> {
-    if !compiler_works(context)? {
-        install(&COMPILER)?;
-        if !compiler_works(context)? {
-            return Err(Error::Missing(format!("{} is still missing after the installation", COMPILER.what)));
-        }
-    }
     let manifest = "examples/quickstart.yaml";
     if !context.root.join(manifest).is_file() {
         return Err(Error::Missing(format!("{manifest} is missing in this clone")));
     }
-    match web::missing() {
-        None => web::build(context)?,
-        Some(reason) => eprintln!("{reason}. Everything else works without it."),
-    }
-    eprintln!("Building fathom into {} ...", context.target.display());
-    process::run(&mut context.cargo(&["build", "--release", "--locked", "-p", "fathom"]))?;
+    build(context)?;
 
     let mut command = context.command(context.fathom("release"), &["run", manifest]);
     command.args(arguments.iter().filter(|argument| *argument != "--"));
     eprintln!("Running {}", process::display(&command));
     replace(command)
+}
+
+/// Builds the release binary, with the dashboard where Node is there.
+pub fn build(context: &Context) -> Result<(), Error> {
+    needs::require(&COMPILER, || compiler_works(context))?;
+    match web::missing() {
+        None => web::build(context)?,
+        Some(reason) => eprintln!("{reason}. Everything else works without it."),
+    }
+    eprintln!("Building fathom into {} ...", context.target.display());
+    process::run(&mut context.cargo(&["build", "--release", "--locked", "-p", "fathom"]))
 }
 
 /// Becomes the program, so that Ctrl-C and the exit code are its own; returns only where it could not be started.
@@ -92,35 +82,4 @@ fn compiler_works(context: &Context) -> Result<bool, Error> {
     let _ = std::fs::remove_file(&source);
     let _ = std::fs::remove_file(&object);
     Ok(works)
-}
-
-/// On Debian as root: installs what is missing. Elsewhere: says what to do.
-fn install(need: &Need) -> Result<(), Error> {
-    let packages = need.debian.join(" ");
-    let debian = Path::new("/etc/debian_version").exists();
-    if !(debian && is_root()) {
-        let cure = if debian {
-            format!("as root: apt-get install --no-install-recommends {packages}")
-        } else {
-            need.elsewhere.to_string()
-        };
-        return Err(Error::Missing(format!(
-            "{} is missing. Install it, then run this again. {cure}",
-            need.what
-        )));
-    }
-    eprintln!("{} is missing: installing {packages}", need.what);
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        process::run(&mut command)
-    };
-    apt(&["update"])?;
-    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
-    arguments.extend(need.debian);
-    apt(&arguments)
-}
-
-fn is_root() -> bool {
-    process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }

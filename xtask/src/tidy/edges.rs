@@ -9,9 +9,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("fathom-worker", &["fathom-spec", "fathom-kernels"]),
     ("fathom-store", &["fathom-spec"]),
     ("fathom-api", &["fathom-spec", "fathom-store"]),
+    ("fathom-operator", &["fathom-spec"]),
     (
         "fathom",
-        &["fathom-spec", "fathom-kernels", "fathom-worker", "fathom-store", "fathom-api"],
+        &[
+            "fathom-spec",
+            "fathom-kernels",
+            "fathom-worker",
+            "fathom-store",
+            "fathom-api",
+            "fathom-operator",
+        ],
     ),
     ("xtask", &[]),
 ];

@@ -1,0 +1,3 @@
+module fathom/cluster/pod
+
+go 1.26
