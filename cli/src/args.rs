@@ -73,7 +73,7 @@ pub enum Command {
     Validate(commands::validate::Args),
     /// Explain a field of the manifest
     Explain(commands::explain::Args),
-    /// Print the JSON Schema of the manifest, for editors, or the description of the API
+    /// Print the JSON Schema of the manifest, the description of the API, or what Kubernetes is to know of a job
     Schema(commands::schema::Args),
     /// Print a completion script for a shell
     Completion(commands::completion::Args),
@@ -87,9 +87,14 @@ pub enum Command {
     Bench(commands::bench::Args),
     /// Compare the training core with other implementations
     Debug(commands::debug::Args),
+    /// Execute the jobs of a Kubernetes cluster
+    Operator(commands::operator::Args),
     /// Execute one attempt of one phase
     #[command(hide = true)]
     Worker(commands::worker::Args),
+    /// Execute one attempt of one phase in a pod
+    #[command(hide = true)]
+    Pod(commands::pod::Args),
 }
 
 /// What commands are given besides their arguments.

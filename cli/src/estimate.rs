@@ -1,11 +1,11 @@
 //! What a job takes: parameters, operations, memory, time and money, from its manifest alone.
 
 use fathom_kernels::Cpu;
-use fathom_spec::cost::{Estimate, Throughput, deepseek_v3, training_costs};
-use fathom_spec::manifest::{Batch, Device, Precision, Preset};
+use fathom_spec::cost::{Estimate, Throughput, deepseek_v3, training, training_costs};
+use fathom_spec::manifest::{Device, Precision, Preset};
 use fathom_spec::memory::{ActivationPolicy, CpuTraining, DualPipe, cpu_memory, dualpipe_memory};
 use fathom_spec::size::{Parameters, flops_per_token, parameters};
-use fathom_spec::{PhaseWork, ValidatedJob, ValidatedPhase};
+use fathom_spec::{ValidatedJob, ValidatedPhase};
 use serde::Serialize;
 
 /// Share of the register peak that training sustains on a CPU, for estimates.
@@ -143,7 +143,15 @@ struct Training<'a> {
 /// Estimates a job.
 pub fn estimate(job: &ValidatedJob, rates: Rates) -> Estimates {
     let a = &job.architecture;
-    let trainings: Vec<Training<'_>> = job.phases.iter().filter_map(|phase| training(job, phase)).collect();
+    let trainings: Vec<Training<'_>> = job
+        .phases
+        .iter()
+        .filter_map(|phase| {
+            let (tokens, memory) = training(job, phase)?;
+            let tokens = tokens.0 as f64;
+            Some(Training { phase, tokens, memory })
+        })
+        .collect();
     let devices = match job.worker.device {
         Device::Cpu => 1,
         Device::Cuda => job
@@ -178,40 +186,6 @@ pub fn estimate(job: &ValidatedJob, rates: Rates) -> Estimates {
         rates,
         phases,
         table1: table1(job, &rates),
-    }
-}
-
-/// The training of a phase, if its amount is known from the manifest.
-fn training<'a>(job: &ValidatedJob, phase: &'a ValidatedPhase) -> Option<Training<'a>> {
-    let memory = |sequence_length, batch: &Batch, ema| CpuTraining {
-        sequence_length,
-        micro_batch: batch.micro_batch,
-        micro_batches: batch.micro_batches(job.parallelism.data),
-        ema,
-    };
-    match &phase.work {
-        PhaseWork::Pretrain(pretrain) => {
-            let corpus = phase.inputs.values().find_map(|&maker| match &job.phases[maker].work {
-                PhaseWork::Corpus(corpus) => Some(corpus),
-                _ => None,
-            })?;
-            Some(Training {
-                phase,
-                tokens: pretrain.tokens.0 as f64,
-                memory: memory(corpus.sequence_length, &pretrain.batch, pretrain.ema.is_some()),
-            })
-        }
-        PhaseWork::Extend(extend) => Some(Training {
-            phase,
-            tokens: extend.steps as f64 * f64::from(extend.batch.sequences) * f64::from(extend.sequence_length),
-            memory: memory(extend.sequence_length, &extend.batch, false),
-        }),
-        PhaseWork::Tokenizer(_)
-        | PhaseWork::Corpus(_)
-        | PhaseWork::Sft(_)
-        | PhaseWork::Grpo(_)
-        | PhaseWork::Evaluate(_)
-        | PhaseWork::Serve(_) => None,
     }
 }
 

@@ -25,11 +25,13 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = cli.context();
-    if matches!(cli.command, Command::Worker(_) | Command::Bench(_)) {
+    if matches!(cli.command, Command::Worker(_) | Command::Pod(_) | Command::Bench(_)) {
         huge_pages::adopt();
     }
     let result = match cli.command {
         Command::Worker(args) => return commands::worker::run(&args),
+        Command::Pod(args) => return commands::pod::run(&args),
+        Command::Operator(args) => commands::operator::run(&args, &context),
         Command::Run(args) => commands::run::run(&args, &context),
         Command::Ui(args) => commands::ui::run(&args, &context),
         Command::Plan(args) => commands::plan::run(&args, &context),

@@ -56,8 +56,17 @@ impl Terminal {
 
     /// Sends the log lines that `FATHOM_LOG` chooses, warnings by default, to standard error.
     pub fn start_log(&self) {
+        self.log_from("warn");
+    }
+
+    /// [`Terminal::start_log`] for a service whose log is what its owners see of it.
+    pub fn start_service_log(&self) {
+        self.log_from("info");
+    }
+
+    fn log_from(&self, level: &str) {
         let filter =
-            tracing_subscriber::EnvFilter::try_from_env("FATHOM_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+            tracing_subscriber::EnvFilter::try_from_env("FATHOM_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
         // A second subscriber in one process is refused, which is fine.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)

@@ -3,9 +3,7 @@
 mod common;
 
 use common::Sandbox;
-use common::job::{Background, Random, prepare, result, run_directory, send};
-use fathom_spec::record::Body;
-use fathom_worker::report::resolve;
+use common::job::{Background, Random, prepare, reported_steps, result, send};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -36,14 +34,6 @@ fn twenty_kills_leave_the_same_weights_and_every_step_once() {
     }
     assert_eq!(run.end(), Some(0));
 
-    let records = resolve(&run_directory(&disturbed, "job", "pretrain").join("spool")).unwrap();
-    let steps: Vec<u64> = records
-        .iter()
-        .filter_map(|record| match &record.body {
-            Body::Metrics(batch) => Some(batch.step),
-            Body::Event(_) | Body::Progress(_) => None,
-        })
-        .collect();
-    assert_eq!(steps, (1..=STEPS).collect::<Vec<u64>>());
+    assert_eq!(reported_steps(&disturbed, "job", "pretrain"), (1..=STEPS).collect::<Vec<u64>>());
     assert_eq!(result(&disturbed, "job"), result(&undisturbed, "job"));
 }

@@ -3,9 +3,7 @@
 mod common;
 
 use common::Sandbox;
-use common::job::{Background, Random, manifest, prepare, result, run_directory, send};
-use fathom_spec::record::Body;
-use fathom_worker::report::resolve;
+use common::job::{Background, Random, manifest, prepare, reported_steps, result, send};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -68,15 +66,8 @@ fn kills_of_single_ranks_change_nothing() {
     assert_eq!(run.end(), Some(0));
     assert_eq!(result(&disturbed, "job"), result(&undisturbed, "job"));
     // Rank 0 alone reports, and each step once.
-    let records = resolve(&run_directory(&disturbed, "job", "pretrain").join("spool")).unwrap();
-    let steps: Vec<u64> = records
-        .iter()
-        .filter_map(|record| match &record.body {
-            Body::Metrics(batch) => Some(batch.step),
-            Body::Event(_) | Body::Progress(_) => None,
-        })
-        .collect();
-    assert_eq!(steps, (1..=u64::from(TOKENS) / 128).collect::<Vec<u64>>());
+    let steps: Vec<u64> = (1..=u64::from(TOKENS) / 128).collect();
+    assert_eq!(reported_steps(&disturbed, "job", "pretrain"), steps);
 
     let file = prepare_ranks(&disturbed, 2);
     let again = disturbed.run(&["run", &file]);

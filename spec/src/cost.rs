@@ -125,35 +125,41 @@ impl Workload {
     }
 }
 
-/// What `phase` of `job` has to do; none for phases whose amount of training does not follow from the manifest alone.
+/// The training that `phase` of `job` is: its tokens, and what one of its ranks holds at a time. None for phases whose amount of training does not
+/// follow from the manifest alone.
 #[must_use]
-pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> {
-    let ranks = job.parallelism.data;
-    let training = |sequence_length, batch: &Batch, ema| CpuTraining {
+pub fn training(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<(Tokens, CpuTraining)> {
+    let of_batch = |sequence_length, batch: &Batch, ema| CpuTraining {
         sequence_length,
         micro_batch: batch.micro_batch,
-        micro_batches: batch.micro_batches(ranks),
+        micro_batches: batch.micro_batches(job.parallelism.data),
         ema,
     };
-    let (tokens, training) = match &phase.work {
+    match &phase.work {
         PhaseWork::Pretrain(pretrain) => {
             let corpus = job.phases.get(*phase.inputs.get(&ArtifactKind::Corpus)?)?;
             let PhaseWork::Corpus(corpus) = &corpus.work else { return None };
-            let ema = pretrain.ema.is_some();
-            (pretrain.tokens, training(corpus.sequence_length, &pretrain.batch, ema))
+            let training = of_batch(corpus.sequence_length, &pretrain.batch, pretrain.ema.is_some());
+            Some((pretrain.tokens, training))
         }
         PhaseWork::Extend(extend) => {
             let per_step = u64::from(extend.sequence_length) * u64::from(extend.batch.sequences);
             let tokens = Tokens(extend.steps.saturating_mul(per_step));
-            (tokens, training(extend.sequence_length, &extend.batch, false))
+            Some((tokens, of_batch(extend.sequence_length, &extend.batch, false)))
         }
         PhaseWork::Tokenizer(_)
         | PhaseWork::Corpus(_)
         | PhaseWork::Sft(_)
         | PhaseWork::Grpo(_)
         | PhaseWork::Evaluate(_)
-        | PhaseWork::Serve(_) => return None,
-    };
+        | PhaseWork::Serve(_) => None,
+    }
+}
+
+/// What `phase` of `job` has to do; none where there is no [`training`].
+#[must_use]
+pub fn workload(job: &ValidatedJob, phase: &ValidatedPhase) -> Option<Workload> {
+    let (tokens, training) = training(job, phase)?;
     let per_token = flops_per_token(&job.architecture, training.sequence_length).training_with_mtp();
     Some(Workload {
         tokens,

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 pub struct ValidatedJob {
     /// Name and labels.
     pub metadata: Metadata,
+    /// Whether nothing is executed for now.
+    pub suspend: bool,
     /// Seed of everything random.
     pub seed: u64,
     /// The preset that the architecture came from, perhaps with fields replaced.

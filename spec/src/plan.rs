@@ -244,8 +244,11 @@ pub fn unsupported(job: &ValidatedJob) -> Vec<String> {
     if !data.is_power_of_two() {
         reasons.push(format!("data parallelism over {data} ranks: {LATER}; use a power of two"));
     }
-    if !job.storage.uri.starts_with("file://") {
-        reasons.push(format!("storage `{}`: {LATER}; use file://DIRECTORY", job.storage.uri));
+    if !job.storage.uri.starts_with("file://") && job.storage.claim().is_none() {
+        reasons.push(format!(
+            "storage `{}`: {LATER}; use file://DIRECTORY, or pvc://CLAIM/PREFIX on a cluster",
+            job.storage.uri
+        ));
     }
     for phase in &job.phases {
         if let PhaseWork::Pretrain(pretrain) = &phase.work {

@@ -137,7 +137,7 @@ fn unsupported_parts_are_all_named() {
             "worker device `cuda`: not supported by this version; use cpu",
             "pipeline parallelism over 2 ranks: not supported by this version; use 1",
             "expert parallelism over 2 ranks: not supported by this version; use 1",
-            "storage `s3://bucket/prefix`: not supported by this version; use file://DIRECTORY",
+            "storage `s3://bucket/prefix`: not supported by this version; use file://DIRECTORY, or pvc://CLAIM/PREFIX on a cluster",
             "phase `pretrain`: a batch ramp over 2 ranks: not supported by this version; make batch.rampFrom equal to batch.sequences",
             "phase `extend` (extend): not supported by this version",
             "phase `sft` (sft): not supported by this version",

@@ -39,39 +39,48 @@ pub struct Args {
     rendezvous: Option<String>,
 }
 
-impl Args {
-    fn group(&self) -> Option<Group> {
-        let place = self.rendezvous.as_deref()?;
-        Some(Group {
-            rank: self.rank,
-            size: self.ranks,
-            place: match place.strip_prefix("file:") {
-                Some(path) => Place::File(path.into()),
-                None => Place::Address(place.into()),
-            },
-        })
-    }
+/// The ranks that this process is one of; none if it is alone.
+pub(super) fn group(rank: usize, ranks: usize, rendezvous: Option<&str>) -> Option<Group> {
+    let place = rendezvous?;
+    Some(Group {
+        rank,
+        size: ranks,
+        place: match place.strip_prefix("file:") {
+            Some(path) => Place::File(path.into()),
+            None => Place::Address(place.into()),
+        },
+    })
 }
 
 /// Runs the command. The exit code is the worker's contract, not the command line's.
 pub fn run(args: &Args) -> std::process::ExitCode {
-    match execute(args) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(Ended::Early(error)) => {
-            print_chain(&error);
-            std::process::ExitCode::from(error.exit_code() as u8)
-        }
-        Err(Ended::Unstarted(failure, code)) => {
-            // The runner reads the log; nothing is left to do if it cannot be written.
-            let _ = failure.print(&mut std::io::stderr(), false);
-            std::process::ExitCode::from(code as u8)
-        }
-    }
+    Ended::report(execute(args))
 }
 
-enum Ended {
+/// Why a worker process ended early.
+pub(super) enum Ended {
+    /// As the phase did.
     Early(fathom_worker::error::Error),
+    /// Before or after the phase.
     Unstarted(Failure, ExitCode),
+}
+
+impl Ended {
+    /// Prints what happened, and turns it into the exit code that the worker's starter knows.
+    pub(super) fn report(result: Result<(), Self>) -> std::process::ExitCode {
+        match result {
+            Ok(()) => std::process::ExitCode::SUCCESS,
+            Err(Self::Early(error)) => {
+                print_chain(&error);
+                std::process::ExitCode::from(error.exit_code() as u8)
+            }
+            Err(Self::Unstarted(failure, code)) => {
+                // The runner reads the log; nothing is left to do if it cannot be written.
+                let _ = failure.print(&mut std::io::stderr(), false);
+                std::process::ExitCode::from(code as u8)
+            }
+        }
+    }
 }
 
 fn execute(args: &Args) -> Result<(), Ended> {
@@ -83,11 +92,17 @@ fn execute(args: &Args) -> Result<(), Ended> {
         .transpose()
         .map_err(|failure| Ended::Unstarted(failure, ExitCode::Io))?;
     let stop = Stop::new();
-    stop_on_signals(&stop).map_err(|failure| Ended::Unstarted(failure, ExitCode::Io))?;
+    serve_signals(&stop)?;
     if args.until_eof {
         stop_at_eof(&stop);
     }
-    fathom_worker::run(&assignment, args.group().as_ref(), &stop).map_err(Ended::Early)
+    let group = group(args.rank, args.ranks, args.rendezvous.as_deref());
+    fathom_worker::run(&assignment, group.as_ref(), &stop).map_err(Ended::Early)
+}
+
+/// The first SIGTERM or SIGINT asks to stop, the second one ends the process.
+pub(super) fn serve_signals(stop: &Stop) -> Result<(), Ended> {
+    stop_on_signals(stop).map_err(|failure| Ended::Unstarted(failure, ExitCode::Io))
 }
 
 fn read_assignment(path: &Path) -> Result<Assignment, Failure> {
@@ -104,7 +119,6 @@ fn take_lock(path: &Path) -> Result<WorkerLock, Failure> {
         .ok_or_else(|| Failure::new(Exit::Conflict, format!("another worker holds {}", path.display())))
 }
 
-/// The first SIGTERM or SIGINT asks to stop, the second one ends the process.
 fn stop_on_signals(stop: &Stop) -> Result<(), Failure> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(|error| Failure::new(Exit::Failed, "cannot handle signals").caused_by(&error))?;

@@ -64,6 +64,10 @@ pub fn run(loaded: &Loaded, file: &Path, context: &Context) -> Result<Report> {
 
 /// Refuses what this version does not execute, before anything is done.
 fn refuse_unsupported(job: &ValidatedJob) -> Result {
+    if job.suspend {
+        let what = format!("job `{}` is suspended: `spec.suspend` is true", job.name());
+        return Err(Failure::new(Exit::InvalidManifest, what).help("set it to false, then run again"));
+    }
     match plan(job, &Observed::default()) {
         Ok(_) => Ok(()),
         Err(error) => {

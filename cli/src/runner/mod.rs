@@ -2,7 +2,7 @@
 
 pub mod directory;
 pub mod display;
-mod fingerprints;
+pub mod fingerprints;
 mod gang;
 mod interrupts;
 pub mod job;

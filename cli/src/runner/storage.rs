@@ -43,8 +43,13 @@ impl ArtifactStore {
                 Exit::InvalidManifest,
                 format!("storage `{}` is not supported by this version", storage.uri),
             )
-            .help("use file://DIRECTORY")),
+            .help("use file://DIRECTORY; pvc:// is storage of a cluster")),
         }
+    }
+
+    /// The store in a directory.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
     }
 
     /// Where an artifact is, or would be.

@@ -2,6 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used)] // Each test binary uses a part of this module, and a helper that fails fails its test.
 
 use super::Sandbox;
+use fathom_spec::record::Body;
+use fathom_worker::report::resolve;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -148,6 +150,16 @@ pub fn run_directory(sandbox: &Sandbox, job: &str, phase: &str) -> PathBuf {
     let mut runs: Vec<PathBuf> = std::fs::read_dir(&phase).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(runs.len(), 1, "{runs:?}");
     runs.remove(0)
+}
+
+/// The step of every batch of metrics that a phase reported, in order.
+pub fn reported_steps(sandbox: &Sandbox, job: &str, phase: &str) -> Vec<u64> {
+    let records = resolve(&run_directory(sandbox, job, phase).join("spool")).unwrap();
+    let steps = records.iter().filter_map(|record| match &record.body {
+        Body::Metrics(batch) => Some(batch.step),
+        Body::Event(_) | Body::Progress(_) => None,
+    });
+    steps.collect()
 }
 
 /// What a finished job is judged by: digests of the files of its checkpoint, and every measurement that does not depend on time.

@@ -76,6 +76,14 @@ pub struct WorkerSpec {
     /// Kueue queue that admits the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
+    /// Volumes with files that phases read, mounted in the pods; ignored by the local runner.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub volumes: Vec<DataVolume>,
+    /// Secrets of the job's namespace with which its image is pulled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<String>,
 }
 
 impl Default for WorkerSpec {
@@ -89,8 +97,31 @@ impl Default for WorkerSpec {
             node_selector: BTreeMap::new(),
             tolerations: Vec::new(),
             queue: None,
+            volumes: Vec::new(),
+            image_pull_secrets: Vec::new(),
         }
     }
+}
+
+/// A `PersistentVolumeClaim` that is mounted in the pods of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataVolume {
+    /// Name of the claim, in the namespace of the job.
+    #[schemars(length(max = 253))]
+    pub claim: String,
+    /// Directory of the volume that is mounted; all of it by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Where it is mounted: an absolute path.
+    pub path: String,
+    /// Whether pods can only read it.
+    #[serde(default = "yes")]
+    pub read_only: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// A node taint that pods tolerate, as in Kubernetes.
@@ -134,8 +165,32 @@ pub enum Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Storage {
-    /// `file://DIRECTORY` (relative to the working directory), `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
+    /// `file://DIRECTORY` (relative to the working directory), `pvc://CLAIM/PREFIX` (a `PersistentVolumeClaim` of a cluster), `s3://BUCKET/PREFIX`,
+    /// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
     pub uri: String,
+}
+
+/// A directory of a `PersistentVolumeClaim`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim<'a> {
+    /// Name of the claim.
+    pub name: &'a str,
+    /// Directory below the root of its volume; none for the root.
+    pub prefix: Option<&'a str>,
+}
+
+impl Storage {
+    /// The claim of `pvc://CLAIM/PREFIX`; none for other storage.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claim<'_>> {
+        let place = self.uri.strip_prefix("pvc://")?;
+        let (name, prefix) = place.split_once('/').unwrap_or((place, ""));
+        let prefix = prefix.trim_matches('/');
+        (!name.is_empty()).then_some(Claim {
+            name,
+            prefix: (!prefix.is_empty()).then_some(prefix),
+        })
+    }
 }
 
 impl Default for Storage {

@@ -13,7 +13,7 @@ mod model;
 mod pretrain;
 mod sft;
 
-pub use cluster::{Device, Parallelism, Restart, Schedule, Storage, Toleration, TolerationOperator, WorkerSpec};
+pub use cluster::{Claim, DataVolume, Device, Parallelism, Restart, Schedule, Storage, Toleration, TolerationOperator, WorkerSpec};
 pub use data::{Corpus, Deduplicate, Fim, Input, Tokenizer};
 pub use evaluate::{BitsPerByte, Evaluate, GeneratedAnswer, MultipleChoice, Needle, Serve, Task};
 pub use extend::{Extend, Yarn};
@@ -82,6 +82,10 @@ pub struct Metadata {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JobSpec {
+    /// Whether nothing is executed for now. On a cluster, a running phase stops after a checkpoint, and goes on when this is false again; the local runner refuses
+    /// such a job.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
     /// Seed of everything random: the same seed and input give the same bytes.
     #[serde(default)]
     pub seed: u64,

@@ -67,6 +67,7 @@ impl Reader<'_> {
             health::check(&rest.health, &spec.field("health"), report);
         }
         let JobSpec {
+            suspend,
             seed,
             model: Model { preset, .. },
             precision,
@@ -79,6 +80,7 @@ impl Reader<'_> {
         } = rest?;
         Some(ValidatedJob {
             metadata: metadata?,
+            suspend,
             seed,
             preset,
             architecture: architecture?,
@@ -177,11 +179,11 @@ fn check_parallelism(parallelism: &Parallelism, path: &Path, report: &mut Report
 }
 
 fn check_storage(uri: &str, path: &Path, report: &mut Report<'_>) {
-    let known = ["file://", "s3://", "gs://", "az://"];
+    let known = ["file://", "pvc://", "s3://", "gs://", "az://"];
     match known.iter().find(|scheme| uri.starts_with(**scheme)) {
         None => {
             let draft = Draft::error(format!("`{}` has no known scheme", tree::shorten(uri)))
-                .expected("file://DIRECTORY, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX");
+                .expected("file://DIRECTORY, pvc://CLAIM/PREFIX, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX");
             report.judge(path, draft);
         }
         Some(scheme) if uri.len() == scheme.len() => report.error(path, format!("nothing follows `{scheme}`")),
