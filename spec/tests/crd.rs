@@ -65,6 +65,10 @@ fn the_schema_is_structural_and_bounded() {
             "object" if object.contains_key("additionalProperties") => bound("maxProperties"),
             _ => {}
         }
+        if let Some(default) = node["default"].as_str() {
+            let least = node["minLength"].as_u64().unwrap_or(0);
+            assert!(default.len() as u64 >= least, "{path} has a default that it refuses");
+        }
         // Unknown formats are ignored by the API server, and `duration` is another one there.
         if let Some(format) = object.get("format") {
             assert!(

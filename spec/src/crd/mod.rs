@@ -54,7 +54,7 @@ pub fn validate(object: &Value, old: Option<&Value>) -> Result<(), Vec<Violation
 
 fn definition() -> Value {
     let manifest = schema::schema();
-    let spec = structural(manifest, &manifest["properties"]["spec"]);
+    let spec = structural(manifest, &manifest["properties"]["spec"], 1);
     let status = SchemaSettings::draft2020_12()
         .into_generator()
         .into_root_schema_for::<JobStatus>()
@@ -68,7 +68,7 @@ fn definition() -> Value {
             "kind": { "type": "string" },
             "metadata": { "type": "object" },
             "spec": spec,
-            "status": structural(&status, &status),
+            "status": structural(&status, &status, 0),
         },
     });
     for (list, keys) in [

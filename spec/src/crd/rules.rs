@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
         at: "",
         rule: "!has(oldSelf.status) || !has(oldSelf.status.phases) || oldSelf.status.phases.all(done, done.state == 'Pending' || \
                (oldSelf.spec.phases.filter(old, old.name == done.name) == self.spec.phases.filter(new, new.name == done.name)))",
-        message: "a phase that has been started cannot be changed or removed; make a new job from this one, which uses its finished phases again: `fathom fork`",
+        message: "a phase that has been started cannot be changed or removed; make a job of another name, which uses its finished phases again",
         field: Some(".spec.phases"),
     },
     // What every phase reads.
@@ -52,7 +52,7 @@ pub(super) const RULES: &[Rule] = &[
         rule: "!has(oldSelf.status) || !has(oldSelf.status.phases) || oldSelf.status.phases.all(done, done.state == 'Pending') || \
                (oldSelf.spec.model == self.spec.model && oldSelf.spec.seed == self.spec.seed && oldSelf.spec.precision == self.spec.precision && \
                oldSelf.spec.parallelism == self.spec.parallelism && oldSelf.spec.storage == self.spec.storage)",
-        message: "model, seed, precision, parallelism and storage cannot be changed once a phase has been started; make a new job from this one: `fathom fork`",
+        message: "model, seed, precision, parallelism and storage cannot be changed once a phase has been started; make a job of another name",
         field: Some(".spec"),
     },
     Rule {

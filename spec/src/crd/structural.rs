@@ -12,8 +12,8 @@ const MAX_TEXT: u64 = 4096;
 const MAX_ITEMS: u64 = 256;
 const MAX_PROPERTIES: u64 = 64;
 
-/// The structural schema of `schema`, a part of `root` (which has the `$defs`).
-pub(super) fn structural(root: &Value, schema: &Value) -> Value {
+/// The structural schema of `schema`, a part of `root` (which has the `$defs`). Text has at least `least` characters where the types say nothing.
+pub(super) fn structural(root: &Value, schema: &Value, least: u64) -> Value {
     let declared = resolve(root, schema);
     let inner = without_null(root, declared);
     let mut out = Map::new();
@@ -44,16 +44,16 @@ pub(super) fn structural(root: &Value, schema: &Value) -> Value {
             out.insert("pattern".into(), "^[a-z]([-a-z0-9]*[a-z0-9])?$".into());
             copy(inner, &mut out, &["minLength", "maxLength"]);
         }
-        _ => by_type(root, inner, &mut out),
+        _ => by_type(root, inner, least, &mut out),
     }
     Value::Object(out)
 }
 
-fn by_type(root: &Value, schema: &Value, out: &mut Map<String, Value>) {
+fn by_type(root: &Value, schema: &Value, least: u64, out: &mut Map<String, Value>) {
     let kind = type_of(schema).unwrap_or("object");
     out.insert("type".into(), kind.into());
     match kind {
-        "object" => object(root, schema, out),
+        "object" => object(root, schema, least, out),
         "array" => {
             copy(schema, out, &["minItems"]);
             out.insert(
@@ -61,7 +61,7 @@ fn by_type(root: &Value, schema: &Value, out: &mut Map<String, Value>) {
                 schema.get("maxItems").cloned().unwrap_or_else(|| MAX_ITEMS.into()),
             );
             let items = schema.get("items").unwrap_or(&Value::Null);
-            out.insert("items".into(), structural(root, items));
+            out.insert("items".into(), structural(root, items, least));
         }
         // 64 bits are the widest integer there is in Kubernetes; the keyword's own names for widths are not known there.
         "integer" => {
@@ -83,7 +83,7 @@ fn by_type(root: &Value, schema: &Value, out: &mut Map<String, Value>) {
             copy(schema, out, &["minimum", "maximum"]);
         }
         "string" => {
-            out.insert("minLength".into(), schema.get("minLength").cloned().unwrap_or_else(|| 1.into()));
+            out.insert("minLength".into(), schema.get("minLength").cloned().unwrap_or_else(|| least.into()));
             out.insert(
                 "maxLength".into(),
                 schema.get("maxLength").cloned().unwrap_or_else(|| MAX_TEXT.into()),
@@ -96,13 +96,15 @@ fn by_type(root: &Value, schema: &Value, out: &mut Map<String, Value>) {
     }
 }
 
-fn object(root: &Value, schema: &Value, out: &mut Map<String, Value>) {
+fn object(root: &Value, schema: &Value, least: u64, out: &mut Map<String, Value>) {
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-        let properties = properties.iter().map(|(name, property)| (name.clone(), structural(root, property)));
+        let properties = properties
+            .iter()
+            .map(|(name, property)| (name.clone(), structural(root, property, least)));
         out.insert("properties".into(), Value::Object(properties.collect()));
         copy(schema, out, &["required"]);
     } else if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object()) {
-        out.insert("additionalProperties".into(), structural(root, values));
+        out.insert("additionalProperties".into(), structural(root, values, least));
         out.insert("maxProperties".into(), MAX_PROPERTIES.into());
     }
 }
@@ -139,10 +141,11 @@ fn copy(from: &Value, to: &mut Map<String, Value>, keywords: &[&str]) {
     }
 }
 
-/// A default without what says no more than its absence: nulls, empty lists and maps.
+/// A default without what says no more than its absence: nulls, empty text, lists and maps.
 fn meaningful(value: &Value) -> Option<Value> {
     match value {
         Value::Null => None,
+        Value::String(text) if text.is_empty() => None,
         Value::Array(items) if items.is_empty() => None,
         Value::Object(fields) if fields.is_empty() => None,
         Value::Object(fields) => {
