@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Jobs that are reconciled at the same time. More is slower: orchestration by an API server of one machine is bound by that server.
+/// Jobs that are reconciled at the same time; the library's default has no bound.
 const CONCURRENCY: u16 = 16;
 /// Steps of one reconciliation; a job needs fewer until it has to wait for something.
 const MAX_STEPS: u32 = 16;

@@ -127,7 +127,7 @@ pub struct PodFailure {
 /// Reads a job and its children from the API server; nothing if the job is gone. Reads are not from a cache: a decision is never older than what it changes.
 ///
 /// # Errors
-/// What the API server or the network says.
+/// What the API server or the network says, or a status that this version cannot read.
 pub async fn observe(client: &Client, namespace: &str, name: &str) -> Result<Option<(DeepSeekV3Job, Observed)>, kube::Error> {
     let jobs: Api<DeepSeekV3Job> = Api::namespaced(client.clone(), namespace);
     let Some(job) = jobs.get_opt(name).await? else { return Ok(None) };
@@ -151,7 +151,7 @@ pub async fn observe(client: &Client, namespace: &str, name: &str) -> Result<Opt
         finalizer: job.finalizers().iter().any(|one| one == names::FINALIZER),
         labels: job.labels().clone(),
         spec: job.spec.clone(),
-        status: job.status(),
+        status: job.status().map_err(kube::Error::SerdeError)?,
         service: service.is_some_and(|service| is_owned(&service.metadata.owner_references, &uid)),
         orders: orders.items.iter().map(ResourceExt::name_any).collect(),
         attempts: attempts.items.iter().map(|job| attempt(job, &uid)).collect(),

@@ -35,11 +35,15 @@ pub struct DeepSeekV3Job {
 }
 
 impl DeepSeekV3Job {
-    /// The status; that of a new job if there is none that can be read.
-    #[must_use]
-    pub fn status(&self) -> JobStatus {
-        let status = self.status.clone().unwrap_or_default();
-        serde_json::from_value(status).unwrap_or_default()
+    /// The status; that of a new job if there is none.
+    ///
+    /// # Errors
+    /// If there is one that this version cannot read. It must not be taken for none: what has ended would begin anew.
+    pub fn status(&self) -> Result<JobStatus, serde_json::Error> {
+        match &self.status {
+            None | Some(Value::Null) => Ok(JobStatus::default()),
+            Some(status) => serde_json::from_value(status.clone()),
+        }
     }
 }
 
@@ -69,5 +73,24 @@ impl Resource for DeepSeekV3Job {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_that_cannot_be_read_is_not_that_of_a_new_job() {
+        let job = |status: Option<Value>| DeepSeekV3Job {
+            status,
+            ..DeepSeekV3Job::default()
+        };
+        for none in [None, Some(Value::Null), Some(json!({}))] {
+            assert_eq!(job(none).status().unwrap(), JobStatus::default());
+        }
+        let newer = json!({ "phases": [{ "name": "pretrain", "state": "Checkpointing" }] });
+        assert!(job(Some(newer)).status().is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! `fathom pod`: executes one attempt of one phase in a pod of a cluster. What `fathom run` does for a phase, but for restarts, which are the operator's.
 
-use super::worker::{Ended, group, serve_signals};
+use super::worker::{Ended, GroupArgs, serve_signals};
 use crate::failure::{Exit, Failure};
 use crate::runner::directory::{Directory, create};
 use crate::runner::fingerprints::Fingerprints;
@@ -38,15 +38,8 @@ pub struct Args {
     /// Threads for computation; 0 means one per core that the pod may use
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// This process among those that execute the attempt together, from 0
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "rendezvous")]
-    rank: usize,
-    /// Number of these processes, a power of two
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "rendezvous")]
-    ranks: usize,
-    /// Where rank 0 listens, and is found by the others
-    #[arg(long, value_name = "HOST:PORT")]
-    rendezvous: Option<String>,
+    #[command(flatten)]
+    group: GroupArgs,
     /// Where rank 0 says what it made
     #[arg(long, value_name = "FILE", default_value = "/dev/termination-log")]
     outcome: PathBuf,
@@ -62,10 +55,10 @@ fn execute(args: &Args) -> Result<(), Ended> {
     let key = pod.key()?.to_owned();
     let kind = pod.kind()?;
     // Only rank 0 changes the storage; the others see what it left.
-    let depth = if args.rank == 0 { Depth::Digests } else { Depth::Sizes };
+    let depth = if args.group.rank == 0 { Depth::Digests } else { Depth::Sizes };
     match pod.artifacts.find(kind, &key, depth) {
         Found::Whole(artifact) => return pod.say(&artifact, true),
-        Found::Damaged(corruption) if args.rank == 0 => {
+        Found::Damaged(corruption) if args.group.rank == 0 => {
             let aside = pod.artifacts.set_aside(kind, &key).map_err(io)?;
             eprintln!("the artifact is damaged ({corruption}); moved to {}, made again", aside.display());
         }
@@ -73,7 +66,7 @@ fn execute(args: &Args) -> Result<(), Ended> {
     }
     let run = Directory::new(&args.storage).job(pod.job.name()).run(&pod.order.phase, &key);
     create(run.root()).map_err(io)?;
-    let _lock = match args.rank {
+    let _lock = match args.group.rank {
         0 => Some(lock(&run.worker_lock())?),
         _ => None,
     };
@@ -87,9 +80,8 @@ fn execute(args: &Args) -> Result<(), Ended> {
         .map_err(|error| bad_data(&format!("phase `{}` cannot start", pod.order.phase), &error))?;
     let stop = Stop::new();
     serve_signals(&stop)?;
-    let group = group(args.rank, args.ranks, args.rendezvous.as_deref());
-    fathom_worker::run(&assignment, group.as_ref(), &stop).map_err(Ended::Early)?;
-    if args.rank != 0 {
+    fathom_worker::run(&assignment, args.group.group().as_ref(), &stop).map_err(Ended::Early)?;
+    if args.group.rank != 0 {
         return Ok(());
     }
     let artifact = artifact::open(&run.work(), Depth::Sizes).map_err(|corruption| {
@@ -206,7 +198,7 @@ impl<'a> Pod<'a> {
 
     /// Says what was made, for the operator.
     fn say(&self, artifact: &ArtifactManifest, cached: bool) -> Result<(), Ended> {
-        if self.args.rank != 0 {
+        if self.args.group.rank != 0 {
             return Ok(());
         }
         let outcome = Outcome {

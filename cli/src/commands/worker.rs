@@ -28,9 +28,16 @@ pub struct Args {
     /// Stop after a checkpoint when standard input ends: the starter is gone
     #[arg(long)]
     until_eof: bool,
+    #[command(flatten)]
+    group: GroupArgs,
+}
+
+/// The ranks that a process is one of.
+#[derive(Debug, clap::Args)]
+pub(super) struct GroupArgs {
     /// This process among those that execute the attempt together, from 0
     #[arg(long, value_name = "N", default_value_t = 0, requires = "rendezvous")]
-    rank: usize,
+    pub rank: usize,
     /// Number of these processes, a power of two
     #[arg(long, value_name = "N", default_value_t = 1, requires = "rendezvous")]
     ranks: usize,
@@ -39,17 +46,19 @@ pub struct Args {
     rendezvous: Option<String>,
 }
 
-/// The ranks that this process is one of; none if it is alone.
-pub(super) fn group(rank: usize, ranks: usize, rendezvous: Option<&str>) -> Option<Group> {
-    let place = rendezvous?;
-    Some(Group {
-        rank,
-        size: ranks,
-        place: match place.strip_prefix("file:") {
-            Some(path) => Place::File(path.into()),
-            None => Place::Address(place.into()),
-        },
-    })
+impl GroupArgs {
+    /// The ranks; none if the process is alone.
+    pub fn group(&self) -> Option<Group> {
+        let place = self.rendezvous.as_deref()?;
+        Some(Group {
+            rank: self.rank,
+            size: self.ranks,
+            place: match place.strip_prefix("file:") {
+                Some(path) => Place::File(path.into()),
+                None => Place::Address(place.into()),
+            },
+        })
+    }
 }
 
 /// Runs the command. The exit code is the worker's contract, not the command line's.
@@ -96,8 +105,7 @@ fn execute(args: &Args) -> Result<(), Ended> {
     if args.until_eof {
         stop_at_eof(&stop);
     }
-    let group = group(args.rank, args.ranks, args.rendezvous.as_deref());
-    fathom_worker::run(&assignment, group.as_ref(), &stop).map_err(Ended::Early)
+    fathom_worker::run(&assignment, args.group.group().as_ref(), &stop).map_err(Ended::Early)
 }
 
 /// The first SIGTERM or SIGINT asks to stop, the second one ends the process.

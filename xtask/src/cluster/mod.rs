@@ -36,7 +36,7 @@ Commands:
   build   Builds and fetches what `up` needs, and starts nothing
   check   Runs pods that must find each other and the API, under restricted pod security
 
-The first `up` builds Kubernetes from its Go modules into the cache directory: some 10 minutes on two cores. No container engine is
+The first `up` builds Kubernetes from its Go modules into the cache directory: 10 minutes or more. No container engine is
 needed. `cargo xtask image` makes the image of Fathom and loads it into the nodes.
 ";
 
